@@ -1,0 +1,42 @@
+/*
+ * platform.h - every compiler and operating-system #if of the project that is not a whole file.
+ */
+#ifndef PYL_BASE_PLATFORM_H
+#define PYL_BASE_PLATFORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PYL_LIKELY(x) __builtin_expect(!!(x), 1)
+#define PYL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define PYL_NODISCARD __attribute__((warn_unused_result))
+#define PYL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define PYL_API __attribute__((visibility("default")))
+#define PYL_CACHE_LINE 64
+
+#define PYL_CONTAINER_OF(pointer, type, member) \
+    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+
+#if defined(__has_feature)
+#define PYL_HAS_FEATURE(x) __has_feature(x)
+#else
+#define PYL_HAS_FEATURE(x) 0
+#endif
+
+#if defined(__SANITIZE_ADDRESS__) || PYL_HAS_FEATURE(address_sanitizer)
+#define PYL_ASAN 1
+#else
+#define PYL_ASAN 0
+#endif
+
+#if defined(__SANITIZE_THREAD__) || PYL_HAS_FEATURE(thread_sanitizer)
+#define PYL_TSAN 1
+#else
+#define PYL_TSAN 0
+#endif
+
+#ifndef PYL_TINY_LIMITS
+#define PYL_TINY_LIMITS 0
+#endif
+
+#endif

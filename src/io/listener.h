@@ -1,0 +1,48 @@
+/*
+ * listener.h - accepts connections on a listening socket. Owner thread only.
+ *
+ * When descriptors or memory run out (EMFILE, ENFILE, ENOBUFS, ENOMEM) it reports once, pauses for
+ * PYL_LISTENER_RETRY_NS and tries again: it never spins.
+ */
+#ifndef PYL_IO_LISTENER_H
+#define PYL_IO_LISTENER_H
+
+#include "reactor/op.h"
+#include "sched/worker.h"
+
+#define PYL_LISTENER_RETRY_NS INT64_C(1000000000) /* asyncio's ACCEPT_RETRY_DELAY, 1 s */
+
+struct pyl_listener;
+
+struct pyl_listener_ops {
+    /* A new connection: non-blocking, close-on-exec, owned by the callee. */
+    void (*on_accept)(struct pyl_listener *listener, int fd);
+    /* Accepting failed. Out of descriptors or memory: accepting resumes by itself. Anything else:
+     * the listener has stopped. */
+    void (*on_error)(struct pyl_listener *listener, int error, bool will_retry);
+    /* Last call, after pyl_listener_close(): the fd is unknown to the reactor, and the callee's. */
+    void (*on_closed)(struct pyl_listener *listener);
+};
+
+struct pyl_listener {
+    const struct pyl_listener_ops *ops;
+    struct pyl_worker *worker;
+    int fd;
+    bool is_accepting; /* wanted by the owner */
+    bool is_closing;
+    bool is_closed;
+    struct pyl_op accept_op;
+    struct pyl_timer retry_timer;
+    struct pyl_job close_job;
+};
+
+/* The fd is bound, listening and non-blocking; the listener never closes it. */
+void pyl_listener_init(struct pyl_listener *listener, struct pyl_worker *worker, int fd,
+                       const struct pyl_listener_ops *ops);
+/* start and stop may alternate; a connection already accepted by the kernel is still delivered. */
+void pyl_listener_start(struct pyl_listener *listener);
+void pyl_listener_stop(struct pyl_listener *listener);
+/* Stops for good; on_closed comes in a later turn. */
+void pyl_listener_close(struct pyl_listener *listener);
+
+#endif

@@ -1,0 +1,108 @@
+/*
+ * worker.h - one thread's run loop: reactor, timers, ready jobs, inbox.
+ *
+ * One turn: take the inbox, wait (not at all when jobs are ready), move due timers to the ready queue,
+ * dispatch completions, run the jobs that are ready at that moment, run the deferred jobs. Nothing here is
+ * global: a process may have any number of workers.
+ *
+ * Owner thread unless a function says otherwise.
+ */
+#ifndef PYL_SCHED_WORKER_H
+#define PYL_SCHED_WORKER_H
+
+#include "base/heap.h"
+#include "base/inbox.h"
+#include "reactor/reactor.h"
+#include "sched/job.h"
+
+struct pyl_worker;
+
+/* Around every wait that may block, so that the embedder can give away its lock (the GIL). after_wait
+ * also runs after an interrupted wait: the place to look for signals. Never called for a poll. */
+struct pyl_worker_hooks {
+    void (*before_wait)(struct pyl_worker *worker, void *user);
+    void (*after_wait)(struct pyl_worker *worker, void *user);
+    void *user;
+};
+
+struct pyl_worker_stats {
+    _Atomic uint64_t turns;
+    _Atomic uint64_t jobs;
+    _Atomic uint64_t parks;           /* waits that were allowed to block */
+    _Atomic uint64_t wakes_written;   /* by any thread */
+    _Atomic uint64_t wakes_suppressed;/* posts that found the worker awake or already notified */
+};
+
+struct pyl_worker {
+    struct pyl_reactor reactor;
+    struct pyl_heap timers;       /* of pyl_timer.node */
+    struct pyl_job_queue ready;   /* run in order */
+    struct pyl_job_queue deferred;/* run at the end of the turn: write flushes, clean-up */
+    struct pyl_inbox inbox;       /* any thread pushes, the owner takes all */
+    _Atomic uint32_t park;        /* RUNNING, SLEEPING, NOTIFIED: see sched/README.md */
+    struct pyl_worker_hooks hooks;
+    int64_t now_ns;               /* read once per turn */
+    bool is_interrupted;          /* pyl_worker_interrupt() was called in this turn */
+    struct pyl_worker_stats stats;
+};
+
+/* Returns 0 or what pyl_reactor_init() returns. `cause` as there. */
+PYL_NODISCARD int pyl_worker_init(struct pyl_worker *worker,
+                                  const struct pyl_reactor_options *options,
+                                  const struct pyl_worker_hooks *hooks, char *cause,
+                                  size_t cause_size);
+
+/* Cancels all ops and turns until their terminal events were dispatched (without running ready
+ * jobs), then frees everything. Jobs and timers still queued are dropped, not run: their owner
+ * takes them out before. Accepts a zeroed worker. */
+void pyl_worker_fini(struct pyl_worker *worker);
+
+/* In a forked child; see pyl_reactor_abandon(). */
+void pyl_worker_abandon(struct pyl_worker *worker);
+
+/* One turn. may_block false: never waits. Returns 0 or the reactor's fatal -errno. */
+PYL_NODISCARD int pyl_worker_turn(struct pyl_worker *worker, bool may_block);
+
+/* Ends the current turn's dispatch and job phases early; what was not run stays queued, in order. */
+void pyl_worker_interrupt(struct pyl_worker *worker);
+
+/* Appends to the ready queue; the job runs in this turn if its job phase has not begun, else in the
+ * next one. The job must not be queued already. */
+static inline void
+pyl_worker_post(struct pyl_worker *worker, struct pyl_job *job)
+{
+    pyl_job_queue_push(&worker->ready, job);
+}
+
+/* As post, at the end of this turn. */
+static inline void
+pyl_worker_defer(struct pyl_worker *worker, struct pyl_job *job)
+{
+    pyl_job_queue_push(&worker->deferred, job);
+}
+
+/* Any thread and any signal handler: the job runs on the worker, FIFO per producer. At most one
+ * wake-up is written per sleep. */
+void pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job);
+
+/* Any thread: makes the current or next blocking wait return. */
+void pyl_worker_wake(struct pyl_worker *worker);
+
+/*
+ * Timers. Never early; equal deadlines in order of starting; a stopped timer leaves no trace. A due
+ * timer's job is appended to the ready queue and `is_armed` becomes false at that moment.
+ */
+struct pyl_timer {
+    struct pyl_heap_node node;
+    struct pyl_job job; /* job.run is what fires */
+    bool is_armed;
+};
+
+/* deadline_ns on the clock of pyl_reactor_now_ns(). A deadline already due is queued at once.
+ * Returns 0 or -ENOMEM. */
+PYL_NODISCARD int pyl_timer_start(struct pyl_worker *worker, struct pyl_timer *timer,
+                                  int64_t deadline_ns);
+/* Only takes the timer out of the heap; a job already queued is the caller's to ignore. */
+void pyl_timer_stop(struct pyl_worker *worker, struct pyl_timer *timer);
+
+#endif
