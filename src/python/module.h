@@ -7,11 +7,11 @@
 #ifndef PYL_PYTHON_MODULE_H
 #define PYL_PYTHON_MODULE_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "python/compat.h"
 
 #include <stdbool.h>
 
+#include "base/list.h"
 #include "base/platform.h"
 
 /* One row per string used as an attribute, method or keyword name on a hot path. */
@@ -49,40 +49,76 @@ struct pyl_strings {
 #undef PYL_STRING_FIELD
 };
 
+/* One row per type of ours; NULL until its pyl_*_add() ran. Rows are traversed and cleared. */
+#define PYL_TYPES(X)                                                                           \
+    X(loop_type)              /* loop_type.c */                                                \
+    X(handle_type)            /* handle_type.c */                                              \
+    X(timer_handle_type)                                                                       \
+    X(threadsafe_handle_type)                                                                  \
+    X(future_type)            /* future_type.c */                                              \
+    X(future_iter_type)                                                                        \
+    X(task_type)              /* task_type.c */                                                \
+    X(transport_type)         /* transport_type.c */                                           \
+    X(listener_type)          /* listener_type.c: what _start_serving returns */               \
+    X(http_server_type)       /* http_server.c */                                              \
+    X(http_request_type)      /* http_request.c */
+
+/* One row per object borrowed at import: field, module, attribute, whether it must exist (otherwise
+ * the field is NULL on versions without it). */
+#define PYL_IMPORTS(X)                                                                         \
+    X(asyncio_handle, "asyncio.events", "Handle", true) /* for the __class__ getters */        \
+    X(asyncio_timer_handle, "asyncio.events", "TimerHandle", true)                             \
+    X(asyncio_threadsafe_handle, "asyncio.events", "_ThreadSafeHandle", false) /* 3.14 */      \
+    X(asyncio_future, "asyncio.futures", "Future", true)                                       \
+    X(asyncio_task, "asyncio.tasks", "Task", true)                                             \
+    X(asyncio_transport, "asyncio.transports", "Transport", true)                              \
+    X(asyncio_buffered_protocol, "asyncio.protocols", "BufferedProtocol", true)                \
+    X(asyncio_logger, "asyncio.log", "logger", true)                                           \
+    X(cancelled_error, "asyncio.exceptions", "CancelledError", true)                           \
+    X(invalid_state_error, "asyncio.exceptions", "InvalidStateError", true)                    \
+    X(format_callback_source, "asyncio.format_helpers", "_format_callback_source", true)       \
+    X(extract_stack, "asyncio.format_helpers", "extract_stack", true)                          \
+    X(swap_current_task, "asyncio.tasks", "_swap_current_task", false) /* 3.12 */              \
+    X(enter_task, "asyncio.tasks", "_enter_task", true)                                        \
+    X(leave_task, "asyncio.tasks", "_leave_task", true)                                        \
+    X(register_task, "asyncio.tasks", "_register_task", true)                                  \
+    X(unregister_task, "asyncio.tasks", "_unregister_task", true)                              \
+    X(get_running_loop, "asyncio.events", "_get_running_loop", true)                           \
+    X(set_running_loop, "asyncio.events", "_set_running_loop", true)
+
+struct pyl_job;
+typedef void pyl_job_fn(struct pyl_job *job);
+
+/* A job embedded in a Python object that the queue keeps alive with one reference. */
+struct pyl_job_kind {
+    pyl_job_fn *run;
+    size_t offset; /* of the struct pyl_job in the object */
+};
+
+enum { PYL_JOB_KINDS_MAX = 16 };
+
 struct pyl_state {
     struct pyl_strings str;
+#define PYL_TYPE_FIELD(name) PyTypeObject *name;
+    PYL_TYPES(PYL_TYPE_FIELD)
+#undef PYL_TYPE_FIELD
+#define PYL_IMPORT_FIELD(name, module, attribute, is_required) PyObject *name;
+    PYL_IMPORTS(PYL_IMPORT_FIELD)
+#undef PYL_IMPORT_FIELD
 
-    /* Our types; NULL until their pyl_*_add() ran. */
-    PyTypeObject *loop_type;        /* loop_type.c */
-    PyTypeObject *handle_type;      /* handle_type.c */
-    PyTypeObject *timer_handle_type;
-    PyTypeObject *threadsafe_handle_type;
-    PyTypeObject *future_type;      /* future_type.c */
-    PyTypeObject *future_iter_type;
-    PyTypeObject *task_type;        /* task_type.c */
-    PyTypeObject *transport_type;   /* transport_type.c */
-    PyTypeObject *listener_type;    /* listener_type.c: what _start_serving returns */
-    PyTypeObject *http_server_type; /* http_server.c */
-    PyTypeObject *http_request_type;/* http_request.c */
+    struct pyl_job_kind job_kinds[PYL_JOB_KINDS_MAX]; /* written while the module is executed */
+    int job_kind_count;
 
-    /* Borrowed from asyncio at import. */
-    PyObject *asyncio_handle;        /* asyncio.Handle, for the __class__ getters */
-    PyObject *asyncio_timer_handle;
-    PyObject *asyncio_threadsafe_handle; /* NULL before 3.14 */
-    PyObject *asyncio_future;
-    PyObject *asyncio_task;
-    PyObject *asyncio_transport;
-    PyObject *asyncio_buffered_protocol;
-    PyObject *cancelled_error;
-    PyObject *invalid_state_error;
-    PyObject *swap_current_task;     /* asyncio.tasks._swap_current_task; NULL on 3.11 */
-    PyObject *enter_task;
-    PyObject *leave_task;
-    PyObject *register_task;
-    PyObject *unregister_task;
-    PyObject *get_running_loop;
-    PyObject *set_running_loop;
+    struct pyl_gil_lock loops_lock; /* guards `loops` */
+    struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */
 };
+
+/* For the garbage collector and for close(): jobs with this run function sit at `offset` in a Python object,
+ * and being queued (in the ready queue, the deferred queue or as a timer) holds one reference to it.
+ * To be called by the pyl_*_add() of the type. */
+void pyl_state_add_job_kind(struct pyl_state *state, pyl_job_fn *run, size_t offset);
+/* The object a queued job belongs to (borrowed), or NULL for a job that no Python object owns. */
+PyObject *pyl_state_job_owner(struct pyl_state *state, struct pyl_job *job);
 
 /* From a module, from one of our heap types, or from an instance of a subclass of one (slow: cache it
  * in long-lived objects). */

@@ -1,0 +1,118 @@
+/*
+ * compat.h - the differences between CPython versions and builds, and nothing else.
+ */
+#ifndef PYL_PYTHON_COMPAT_H
+#define PYL_PYTHON_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+
+/* Members of a PyMemberDef: 3.12 gave them public names, 3.11 has only the old ones. */
+#ifndef Py_T_OBJECT_EX
+#define Py_T_OBJECT_EX T_OBJECT_EX
+#define Py_T_PYSSIZET T_PYSSIZET
+#define Py_T_DOUBLE T_DOUBLE
+#define Py_T_BOOL T_BOOL
+#define Py_T_ULONG T_ULONG
+#define Py_READONLY READONLY
+#endif
+
+/* Per-object locks: free-threaded builds have them, elsewhere the GIL is the lock. */
+#ifndef Py_BEGIN_CRITICAL_SECTION
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
+#define Py_BEGIN_CRITICAL_SECTION2(a, b) {
+#define Py_END_CRITICAL_SECTION2() }
+#endif
+
+/*
+ * A lock for C state that Python threads share. On GIL builds holding the GIL is the lock and these cost
+ * nothing, so code between lock and unlock must neither run Python nor release the GIL.
+ */
+#ifdef Py_GIL_DISABLED
+#define PYL_FREE_THREADED 1
+struct pyl_gil_lock {
+    PyMutex mutex;
+};
+static inline void
+pyl_gil_lock_acquire(struct pyl_gil_lock *lock)
+{
+    PyMutex_Lock(&lock->mutex);
+}
+static inline void
+pyl_gil_lock_release(struct pyl_gil_lock *lock)
+{
+    PyMutex_Unlock(&lock->mutex);
+}
+#else
+#define PYL_FREE_THREADED 0
+struct pyl_gil_lock {
+    char unused;
+};
+static inline void
+pyl_gil_lock_acquire(struct pyl_gil_lock *lock)
+{
+    (void)lock;
+}
+static inline void
+pyl_gil_lock_release(struct pyl_gil_lock *lock)
+{
+    (void)lock;
+}
+#endif
+
+/* After fork in the child: whoever held the lock is gone. */
+static inline void
+pyl_gil_lock_reset(struct pyl_gil_lock *lock)
+{
+    *lock = (struct pyl_gil_lock){0};
+}
+
+#if PY_VERSION_HEX < 0x030C0000
+/* New reference to the current exception, cleared; NULL when there is none. */
+static inline PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+        Py_DECREF(traceback);
+    }
+    Py_DECREF(type);
+    return value;
+}
+
+/* Steals the exception. */
+static inline void
+PyErr_SetRaisedException(PyObject *exception)
+{
+    PyObject *type = Py_NewRef((PyObject *)Py_TYPE(exception));
+    PyErr_Restore(type, exception, PyException_GetTraceback(exception));
+}
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+static inline int
+PyObject_GetOptionalAttr(PyObject *object, PyObject *name, PyObject **ret)
+{
+    return _PyObject_LookupAttr(object, name, ret);
+}
+
+static inline int
+PyModule_Add(PyObject *module, const char *name, PyObject *value)
+{
+    int status = PyModule_AddObjectRef(module, name, value);
+    Py_XDECREF(value);
+    return status;
+}
+#endif
+
+#endif
