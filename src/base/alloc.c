@@ -1,0 +1,117 @@
+/*
+ * alloc.c - malloc with overflow checks and injected failure.
+ */
+#include "base/alloc.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+/* 0 in production, so one relaxed load is all that injection costs there. */
+static _Atomic uint64_t fail_countdown; /* any thread, relaxed: tests are the only writers */
+static _Atomic int fail_is_lasting;
+static _Atomic uint64_t injected_count;
+
+static bool
+inject_failure(void)
+{
+    uint64_t left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+    if (PYL_LIKELY(left == 0)) {
+        return false;
+    }
+    if (left > 1) {
+        atomic_store_explicit(&fail_countdown, left - 1, memory_order_relaxed);
+        return false;
+    }
+    if (!atomic_load_explicit(&fail_is_lasting, memory_order_relaxed)) {
+        atomic_store_explicit(&fail_countdown, 0, memory_order_relaxed);
+    }
+    atomic_fetch_add_explicit(&injected_count, 1, memory_order_relaxed);
+    return true;
+}
+
+void
+pyl_alloc_inject_failure(uint64_t nth, int is_lasting)
+{
+    atomic_store_explicit(&injected_count, 0, memory_order_relaxed);
+    atomic_store_explicit(&fail_is_lasting, is_lasting, memory_order_relaxed);
+    atomic_store_explicit(&fail_countdown, nth, memory_order_relaxed);
+}
+
+uint64_t
+pyl_alloc_injected_count(void)
+{
+    return atomic_load_explicit(&injected_count, memory_order_relaxed);
+}
+
+void *
+pyl_alloc(size_t size)
+{
+    if (inject_failure()) {
+        return NULL;
+    }
+    return malloc(size > 0 ? size : 1);
+}
+
+void *
+pyl_alloc_zero(size_t size)
+{
+    if (inject_failure()) {
+        return NULL;
+    }
+    return calloc(1, size > 0 ? size : 1);
+}
+
+void *
+pyl_alloc_array(size_t count, size_t size)
+{
+    size_t total;
+    if (__builtin_mul_overflow(count, size, &total)) {
+        return NULL;
+    }
+    return pyl_alloc(total);
+}
+
+void *
+pyl_realloc(void *memory, size_t size)
+{
+    if (inject_failure()) {
+        return NULL;
+    }
+    return realloc(memory, size > 0 ? size : 1);
+}
+
+void *
+pyl_realloc_array(void *memory, size_t count, size_t size)
+{
+    size_t total;
+    if (__builtin_mul_overflow(count, size, &total)) {
+        return NULL;
+    }
+    return pyl_realloc(memory, total);
+}
+
+void *
+pyl_alloc_pages(size_t size)
+{
+    if (inject_failure()) {
+        return NULL;
+    }
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+void
+pyl_free_pages(void *memory, size_t size)
+{
+    if (memory != NULL) {
+        munmap(memory, size);
+    }
+}
+
+void
+pyl_free(void *memory)
+{
+    free(memory);
+}

@@ -1,0 +1,176 @@
+/*
+ * error.c - errno to name. strerrorname_np(3) exists only in glibc 2.32 and later, so the table is ours;
+ * it holds what POSIX and the BSDs share, plus what only some systems have where a kernel interface we
+ * use returns it.
+ */
+#include "base/error.h"
+
+#include <errno.h>
+
+/* tidy: long because it is a table */
+const char *
+pyl_error_name(int error)
+{
+    switch (error < 0 ? -error : error) {
+    case 0:
+        return "OK";
+    case E2BIG:
+        return "E2BIG";
+    case EACCES:
+        return "EACCES";
+    case EADDRINUSE:
+        return "EADDRINUSE";
+    case EADDRNOTAVAIL:
+        return "EADDRNOTAVAIL";
+    case EAFNOSUPPORT:
+        return "EAFNOSUPPORT";
+    case EAGAIN:
+        return "EAGAIN";
+    case EALREADY:
+        return "EALREADY";
+    case EBADF:
+        return "EBADF";
+    case EBADMSG:
+        return "EBADMSG";
+    case EBUSY:
+        return "EBUSY";
+    case ECANCELED:
+        return "ECANCELED";
+    case ECHILD:
+        return "ECHILD";
+    case ECONNABORTED:
+        return "ECONNABORTED";
+    case ECONNREFUSED:
+        return "ECONNREFUSED";
+    case ECONNRESET:
+        return "ECONNRESET";
+    case EDEADLK:
+        return "EDEADLK";
+    case EDESTADDRREQ:
+        return "EDESTADDRREQ";
+    case EDOM:
+        return "EDOM";
+    case EDQUOT:
+        return "EDQUOT";
+    case EEXIST:
+        return "EEXIST";
+    case EFAULT:
+        return "EFAULT";
+    case EFBIG:
+        return "EFBIG";
+    case EHOSTDOWN:
+        return "EHOSTDOWN";
+    case EHOSTUNREACH:
+        return "EHOSTUNREACH";
+    case EIDRM:
+        return "EIDRM";
+    case EILSEQ:
+        return "EILSEQ";
+    case EINPROGRESS:
+        return "EINPROGRESS";
+    case EINTR:
+        return "EINTR";
+    case EINVAL:
+        return "EINVAL";
+    case EIO:
+        return "EIO";
+    case EISCONN:
+        return "EISCONN";
+    case EISDIR:
+        return "EISDIR";
+    case ELOOP:
+        return "ELOOP";
+    case EMFILE:
+        return "EMFILE";
+    case EMLINK:
+        return "EMLINK";
+    case EMSGSIZE:
+        return "EMSGSIZE";
+    case ENAMETOOLONG:
+        return "ENAMETOOLONG";
+    case ENETDOWN:
+        return "ENETDOWN";
+    case ENETRESET:
+        return "ENETRESET";
+    case ENETUNREACH:
+        return "ENETUNREACH";
+    case ENFILE:
+        return "ENFILE";
+    case ENOBUFS:
+        return "ENOBUFS";
+    case ENODEV:
+        return "ENODEV";
+    case ENOENT:
+        return "ENOENT";
+    case ENOEXEC:
+        return "ENOEXEC";
+    case ENOLCK:
+        return "ENOLCK";
+    case ENOMEM:
+        return "ENOMEM";
+    case ENOMSG:
+        return "ENOMSG";
+    case ENOPROTOOPT:
+        return "ENOPROTOOPT";
+    case ENOSPC:
+        return "ENOSPC";
+    case ENOSYS:
+        return "ENOSYS";
+    case ENOTBLK:
+        return "ENOTBLK";
+    case ENOTCONN:
+        return "ENOTCONN";
+    case ENOTDIR:
+        return "ENOTDIR";
+    case ENOTEMPTY:
+        return "ENOTEMPTY";
+    case ENOTSOCK:
+        return "ENOTSOCK";
+    case ENOTTY:
+        return "ENOTTY";
+    case ENXIO:
+        return "ENXIO";
+    case EOPNOTSUPP:
+        return "EOPNOTSUPP";
+    case EOVERFLOW:
+        return "EOVERFLOW";
+    case EPERM:
+        return "EPERM";
+    case EPFNOSUPPORT:
+        return "EPFNOSUPPORT";
+    case EPIPE:
+        return "EPIPE";
+    case EPROTO:
+        return "EPROTO";
+    case EPROTONOSUPPORT:
+        return "EPROTONOSUPPORT";
+    case EPROTOTYPE:
+        return "EPROTOTYPE";
+    case ERANGE:
+        return "ERANGE";
+    case EROFS:
+        return "EROFS";
+    case ESHUTDOWN:
+        return "ESHUTDOWN";
+    case ESOCKTNOSUPPORT:
+        return "ESOCKTNOSUPPORT";
+    case ESPIPE:
+        return "ESPIPE";
+    case ESRCH:
+        return "ESRCH";
+    case ESTALE:
+        return "ESTALE";
+    case ETIMEDOUT:
+        return "ETIMEDOUT";
+    case ETOOMANYREFS:
+        return "ETOOMANYREFS";
+    case ETXTBSY:
+        return "ETXTBSY";
+    case EUSERS:
+        return "EUSERS";
+    case EXDEV:
+        return "EXDEV";
+    default:
+        return "UNKNOWN";
+    }
+}
