@@ -6,6 +6,7 @@
 #ifndef PYL_PYTHON_LOOP_H
 #define PYL_PYTHON_LOOP_H
 
+#include "python/fd_table.h"
 #include "python/module.h"
 
 #include "sched/worker.h"
@@ -24,6 +25,7 @@ struct pyl_loop {
     PyThreadState *parked_tstate; /* between before_wait and after_wait */
     PyObject *raised;        /* BaseException a callback let through: leaves run_forever */
     double slow_callback_duration;
+    struct pyl_fd_table fds; /* open transports and listeners: see fd_table.h for close() */
     PyObject *dict;          /* __dict__: asyncio's loops have one */
     PyObject *weakrefs;
 };
