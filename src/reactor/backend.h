@@ -9,7 +9,10 @@
 
 #include "reactor/op.h"
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 struct pyl_reactor_options;
 
@@ -53,11 +56,23 @@ struct pyl_backend_ops {
      * interrupted or woken; -errno only when the backend is beyond use. */
     int (*wait)(struct pyl_reactor *reactor, int64_t timeout_ns);
 
+    /* Dispatch time, for an event with PYL_EVENT_READY: makes the system call and fills *ret_event. Clears
+     * READY in *slot when it is done with it; a slot that keeps READY is performed again after the
+     * callback. Returns false when there is nothing to deliver. NULL where there are none. */
+    bool (*perform)(struct pyl_reactor *reactor, struct pyl_event *slot,
+                    struct pyl_event *ret_event);
+
     /* Gives back the ring buffer of an event with PYL_EVENT_BUFFER. NULL where there are none. */
     void (*release)(struct pyl_reactor *reactor, const struct pyl_event *event);
+
+    /* See pyl_reactor_send_now() and pyl_reactor_now_ns(); now_ns NULL: the monotonic clock. */
+    int64_t (*send_now)(struct pyl_reactor *reactor, int fd, const struct iovec *iov, int iov_count);
+    int64_t (*now_ns)(struct pyl_reactor *reactor);
 };
 
-/* Compiled in where the system has it; reactor.c holds the list in order of preference. */
+/* NULL-terminated, in order of preference; written by meson.build from what the system has. */
+extern const struct pyl_backend_ops *const pyl_backends[];
+
 extern const struct pyl_backend_ops pyl_backend_uring;
 extern const struct pyl_backend_ops pyl_backend_epoll;
 extern const struct pyl_backend_ops pyl_backend_kqueue;

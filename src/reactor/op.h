@@ -74,14 +74,15 @@ struct pyl_op {
     uint8_t backend_bits;   /* backend's own flags */
     int32_t backend_value;  /* backend's own small number */
     struct pyl_list active; /* reactor->active_ops: what a shutdown has to cancel */
-    struct pyl_list wait;   /* readiness: the fd's list; uring: parked for buffers */
+    struct pyl_list wait;   /* readiness: the fd's list */
+    struct pyl_list queue;  /* backend: something to report or to arm in the next wait() */
     uint64_t backend_data[2];
 };
 
 enum {
     PYL_EVENT_MORE = 1,   /* the op stays active: more completions follow */
     PYL_EVENT_BUFFER = 2, /* data is a ring buffer; reactor.c releases it after the callback */
-    PYL_EVENT_READY = 4,  /* internal: readiness.c must still make the system call */
+    PYL_EVENT_READY = 4,  /* internal: pyl_backend_ops.perform still makes the system call */
 };
 
 struct pyl_event {

@@ -8,11 +8,14 @@
 
 #include "reactor/backend.h"
 #include "reactor/op.h"
+#include "reactor/waker.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
+
+enum { PYL_REACTOR_CAUSE_SIZE = 256 }; /* enough for every cause text */
 
 /* Zero means the default everywhere. */
 struct pyl_reactor_options {
@@ -43,10 +46,10 @@ struct pyl_reactor {
     uint32_t events_max;
     struct pyl_list active_ops; /* every op that is not IDLE */
     uint32_t active_count;
-    int wake_fd;          /* written by wake(): eventfd or pipe */
-    int wake_read_fd;     /* == wake_fd for an eventfd */
+    struct pyl_waker waker;
     bool is_forked_child; /* set by pyl_reactor_abandon() */
-    bool dispatch_stopped;
+    bool is_dispatching;
+    bool is_dispatch_stopped;
     struct pyl_reactor_stats stats;
 };
 
@@ -96,7 +99,11 @@ pyl_reactor_has_events(const struct pyl_reactor *reactor)
 }
 
 /* Makes a wait() that blocks, or the next one, return at once. Any thread, any signal handler. */
-void pyl_reactor_wake(struct pyl_reactor *reactor);
+static inline void
+pyl_reactor_wake(struct pyl_reactor *reactor)
+{
+    pyl_waker_wake(&reactor->waker);
+}
 
 /* One non-blocking sendmsg(2) beside the backend, allowed while no SEND op is active on the fd.
  * Returns the byte count, -EAGAIN (the one place where it is visible), or -errno. The simulation answers
@@ -104,11 +111,28 @@ void pyl_reactor_wake(struct pyl_reactor *reactor);
 PYL_NODISCARD int64_t pyl_reactor_send_now(struct pyl_reactor *reactor, int fd,
                                            const struct iovec *iov, int iov_count);
 
+/* For backends: adds to a statistic. Owner only, so no read-modify-write is needed. */
+static inline void
+pyl_reactor_count(_Atomic uint64_t *counter, uint64_t amount)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + amount,
+                          memory_order_relaxed);
+}
+
+/* For backends: wait() has seen the waker's signal. */
+static inline void
+pyl_reactor_note_wake(struct pyl_reactor *reactor)
+{
+    pyl_waker_clear(&reactor->waker);
+    pyl_reactor_count(&reactor->stats.wakes, 1);
+}
+
 /* Nanoseconds of the reactor's clock: CLOCK_MONOTONIC, or virtual time under "sim". */
 int64_t pyl_reactor_now_ns(struct pyl_reactor *reactor);
 
-/* Can the named backend be used here? Cached per process, except "auto"'s tests with
- * PYLOOP_BACKEND set. 0 or -errno with the cause. Any thread. */
+/* Can the named backend be used here? NULL or "auto": can any, and then `cause` tells why the first choice
+ * was not taken (empty when it was). The verdict on each backend is found once per process; PYLOOP_BACKEND is
+ * read every time. 0 or -errno with the cause. Any thread. */
 int pyl_reactor_probe(const char *backend, char *cause, size_t cause_size);
 
 #endif

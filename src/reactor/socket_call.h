@@ -1,0 +1,76 @@
+/*
+ * socket_call.h - the socket calls of the readiness backends and of pyl_reactor_send_now(), as negative
+ * errno and without EINTR.
+ */
+#ifndef PYL_REACTOR_SOCKET_CALL_H
+#define PYL_REACTOR_SOCKET_CALL_H
+
+#include "base/platform.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+static inline int64_t
+pyl_socket_recv(int fd, void *buffer, size_t size)
+{
+    ssize_t count;
+    do {
+        count = recv(fd, buffer, size, 0);
+    } while (PYL_UNLIKELY(count < 0) && errno == EINTR);
+    return count >= 0 ? count : -errno;
+}
+
+static inline int64_t
+pyl_socket_sendmsg(int fd, const struct msghdr *message)
+{
+    ssize_t count;
+    do {
+        count = sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (PYL_UNLIKELY(count < 0) && errno == EINTR);
+    return count >= 0 ? count : -errno;
+}
+
+/* EAGAIN and EWOULDBLOCK are one number on every system we know, but POSIX allows two. */
+static inline bool
+pyl_socket_would_block(int64_t result)
+{
+    return result == -EAGAIN || result == -EWOULDBLOCK;
+}
+
+/*
+ * Errors of accept(2) that concern one connection, or nothing any more, and not the listening socket:
+ * accept again. The list is that of accept(2), "Error handling", without EOPNOTSUPP, which also
+ * means that the socket cannot accept at all.
+ */
+static inline bool
+pyl_socket_accept_is_transient(int64_t result)
+{
+    switch (-result) {
+    case ECONNABORTED:
+    case EPROTO:
+    case EPERM:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case ENOPROTOOPT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ETIMEDOUT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static inline size_t
+pyl_message_size(const struct msghdr *message)
+{
+    size_t size = 0;
+    for (size_t i = 0; i < (size_t)message->msg_iovlen; i++) {
+        size += message->msg_iov[i].iov_len;
+    }
+    return size;
+}
+
+#endif
