@@ -24,22 +24,27 @@
 struct pyl_stream;
 
 /* Called when the bytes of a write are no longer needed (sent or dropped), exactly once each, in
- * order; may run inside pyl_stream_write, flush, close and abort. */
+ * order; may run inside pyl_stream_write, flush, close and abort, and may call them. Bytes that the
+ * kernel still refers to are released after their op has ended, also after an abort. */
 typedef void pyl_release_fn(struct pyl_stream *stream, void *owner);
 
 struct pyl_stream_ops {
-    /* At most once per turn and stream. `data` is lent until the call returns. */
+    /* Once per turn and stream, or once per full ring buffer. `data` is lent until the call returns. */
     void (*on_data)(struct pyl_stream *stream, const uint8_t *data, size_t size);
     /* Optional, instead of on_data where set and enabled by pyl_stream_set_direct_read(): gives
-     * memory for the next read. A size of 0 stops reading with -ENOBUFS to on_error. */
+     * memory for the next read. It may turn out that there was nothing to read, and no other call
+     * follows. A size of 0 ends the stream with -ENOBUFS to on_error, unless the callback itself
+     * stopped reading, closed or aborted. */
     void *(*get_buffer)(struct pyl_stream *stream, size_t *ret_size);
     /* `size` bytes were read into what get_buffer returned. */
     void (*on_buffer_filled)(struct pyl_stream *stream, size_t size);
     /* The peer closed its side. Reading has ended; the stream stays open for writing. */
     void (*on_eof)(struct pyl_stream *stream);
-    /* Reading or writing failed (negative errno). The stream is being aborted: on_closed follows. */
+    /* Reading or writing failed (negative errno); at most once, and not after an abort. The stream
+     * is being aborted: on_closed follows. */
     void (*on_error)(struct pyl_stream *stream, int error);
-    /* The queue got shorter; optional. Look at pyl_stream_queued_size(). */
+    /* The queue got shorter; optional. Look at pyl_stream_queued_size(). Never runs inside a call of
+     * the owner's. */
     void (*on_progress)(struct pyl_stream *stream);
     /* Last call. `fd` is still open and no longer known to the reactor: with owns_fd the stream closes it
      * right after this returns, otherwise it is the callee's. */
@@ -58,27 +63,38 @@ struct pyl_write {
 
 enum { PYL_STREAM_INLINE_WRITES = 4 };
 
+/* How reading ended; told to the owner behind the data that came before. */
+enum pyl_stream_read_end { PYL_READ_GOES_ON, PYL_READ_EOF, PYL_READ_FAILED };
+
 struct pyl_stream {
     const struct pyl_stream_ops *ops;
     struct pyl_worker *worker;
     int fd;
-    uint8_t state; /* enum pyl_stream_state */
+    uint8_t state;    /* enum pyl_stream_state */
+    uint8_t read_end; /* enum pyl_stream_read_end */
     bool owns_fd;
-    bool is_reading;      /* wanted by the owner */
+    bool is_reading;  /* wanted by the owner */
     bool is_direct_read;
-    bool has_eof;
+    bool has_eof;     /* on_eof was called */
     bool is_shutdown_wanted;
-    bool is_flush_queued; /* flush_job is in worker->deferred */
-    int error;            /* first error, 0 */
+    bool is_aborting;
+    bool is_flush_queued;     /* flush_job is in worker->deferred */
+    bool is_event_queued;     /* event_job is in worker->ready */
+    bool is_releasing;        /* sent writes are being given back: nothing may be sent now */
+    bool is_progress_pending; /* on_progress is owed */
+    bool is_error_pending;    /* on_error is owed */
+    int error;                /* first error, 0 */
+    int read_error;           /* of PYL_READ_FAILED */
     struct pyl_op read_op;
     struct pyl_op send_op;
-    struct pyl_job flush_job;
-    struct pyl_job close_job;
-    /* Data that arrived after reading was paused; delivered first on resume. */
+    struct pyl_job flush_job; /* end of turn: sends, adapts the read op to what is wanted */
+    struct pyl_job event_job; /* held data, errors, the end: what must not run inside a call */
+    /* Data that arrived while the owner did not read: [held_first, held_size) of `held`. */
     uint8_t *held;
+    size_t held_first;
     size_t held_size;
     size_t held_capacity;
-    /* Ring of queued writes, `first` partly sent up to first_sent. */
+    /* Ring of queued writes, a power of two of slots; the first is sent up to first_sent. */
     struct pyl_write *writes;
     uint32_t write_first;
     uint32_t write_count;
@@ -86,7 +102,8 @@ struct pyl_stream {
     size_t first_sent;
     size_t queued_size; /* bytes not yet taken by the kernel */
     struct pyl_write inline_writes[PYL_STREAM_INLINE_WRITES];
-    struct iovec *send_iov; /* of the active SEND op */
+    struct iovec *send_iov; /* of the active SEND op, inline or allocated */
+    struct iovec inline_iov[PYL_STREAM_INLINE_WRITES];
 };
 
 /* The fd is a connected, non-blocking socket. Nothing is read before pyl_stream_read_start(). */
@@ -109,7 +126,8 @@ void pyl_stream_set_direct_read(struct pyl_stream *stream, bool is_direct);
 PYL_NODISCARD int pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size,
                                    void *owner);
 
-/* Tries to send what is queued at once, without waiting. Errors go to on_error, later. */
+/* Tries to send what is queued at once, without waiting. Errors go to on_error, and progress to
+ * on_progress, later. */
 void pyl_stream_flush(struct pyl_stream *stream);
 
 static inline size_t
@@ -120,9 +138,13 @@ pyl_stream_queued_size(const struct pyl_stream *stream)
 
 /* Sends FIN when the queue is empty. Reading goes on. */
 void pyl_stream_shutdown(struct pyl_stream *stream);
-/* Stops reading, sends the queue, then closes. on_closed comes in a later turn. */
+/* Stops reading, sends the queue, then closes. on_closed comes later, from a job. */
 void pyl_stream_close(struct pyl_stream *stream);
-/* Drops the queue (releasing each write) and closes. on_closed comes in a later turn. */
+/* Drops the queue (releasing each write) and closes. on_closed comes later, from a job. */
 void pyl_stream_abort(struct pyl_stream *stream);
+
+/* For a stream whose worker was closed or abandoned, so that no job can run any more: releases the
+ * queue, frees memory and closes an owned fd. No callback but release. Harmless after on_closed. */
+void pyl_stream_dispose(struct pyl_stream *stream);
 
 #endif

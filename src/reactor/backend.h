@@ -68,6 +68,11 @@ struct pyl_backend_ops {
     /* See pyl_reactor_send_now() and pyl_reactor_now_ns(); now_ns NULL: the monotonic clock. */
     int64_t (*send_now)(struct pyl_reactor *reactor, int fd, const struct iovec *iov, int iov_count);
     int64_t (*now_ns)(struct pyl_reactor *reactor);
+
+    /* See pyl_reactor_recv_now(), _shutdown_now() and _close_now(). NULL: the system's call. */
+    int64_t (*recv_now)(struct pyl_reactor *reactor, int fd, void *buffer, size_t size);
+    int (*shutdown_now)(struct pyl_reactor *reactor, int fd);
+    void (*close_now)(struct pyl_reactor *reactor, int fd);
 };
 
 /* NULL-terminated, in order of preference; written by meson.build from what the system has. */

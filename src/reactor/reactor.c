@@ -7,12 +7,15 @@
 #include "base/alloc.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "reactor/socket_call.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum { EVENTS_MAX = PYL_TINY_LIMITS ? 4 : 1024, VERDICTS_MAX = 8 };
 
@@ -276,6 +279,34 @@ int64_t
 pyl_reactor_send_now(struct pyl_reactor *reactor, int fd, const struct iovec *iov, int iov_count)
 {
     return reactor->ops->send_now(reactor, fd, iov, iov_count);
+}
+
+int64_t
+pyl_reactor_recv_now(struct pyl_reactor *reactor, int fd, void *buffer, size_t size)
+{
+    if (reactor->ops->recv_now != NULL) {
+        return reactor->ops->recv_now(reactor, fd, buffer, size);
+    }
+    return pyl_socket_recv(fd, buffer, size);
+}
+
+int
+pyl_reactor_shutdown_now(struct pyl_reactor *reactor, int fd)
+{
+    if (reactor->ops->shutdown_now != NULL) {
+        return reactor->ops->shutdown_now(reactor, fd);
+    }
+    return shutdown(fd, SHUT_WR) == 0 ? 0 : -errno;
+}
+
+void
+pyl_reactor_close_now(struct pyl_reactor *reactor, int fd)
+{
+    if (reactor->ops->close_now != NULL) {
+        reactor->ops->close_now(reactor, fd);
+    } else {
+        (void)close(fd); /* after EINTR the fd is gone as well on every system we know */
+    }
 }
 
 int64_t

@@ -111,6 +111,18 @@ pyl_reactor_wake(struct pyl_reactor *reactor)
 PYL_NODISCARD int64_t pyl_reactor_send_now(struct pyl_reactor *reactor, int fd,
                                            const struct iovec *iov, int iov_count);
 
+/* One non-blocking recv(2) beside the backend, for a reader that was told by a PYL_OP_POLL; no RECV op is
+ * active on the fd. Returns the byte count, 0 at the end, -EAGAIN, or -errno. Thread: owner. */
+PYL_NODISCARD int64_t pyl_reactor_recv_now(struct pyl_reactor *reactor, int fd, void *buffer,
+                                           size_t size);
+
+/* shutdown(2) of the writing side. 0 or -errno. Thread: owner. */
+PYL_NODISCARD int pyl_reactor_shutdown_now(struct pyl_reactor *reactor, int fd);
+
+/* close(2), after pyl_reactor_forget() if ops were submitted for the fd. Here because the fds of a
+ * simulation are not the kernel's. Thread: owner. */
+void pyl_reactor_close_now(struct pyl_reactor *reactor, int fd);
+
 /* For backends: adds to a statistic. Owner only, so no read-modify-write is needed. */
 static inline void
 pyl_reactor_count(_Atomic uint64_t *counter, uint64_t amount)

@@ -17,7 +17,7 @@ pyl_socket_recv(int fd, void *buffer, size_t size)
 {
     ssize_t count;
     do {
-        count = recv(fd, buffer, size, 0);
+        count = recv(fd, buffer, size, MSG_DONTWAIT);
     } while (PYL_UNLIKELY(count < 0) && errno == EINTR);
     return count >= 0 ? count : -errno;
 }

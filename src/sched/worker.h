@@ -3,9 +3,9 @@
  *
  * One turn: take the inbox, wait (not at all when jobs are ready), move due timers to the ready queue,
  * dispatch completions, run the jobs that are ready at that moment, run the deferred jobs. Nothing here is
- * global: a process may have any number of workers.
+ * global: a process may have any number of workers. sched/README.md tells why no wake-up is lost.
  *
- * Owner thread unless a function says otherwise.
+ * Owner thread unless a function says otherwise. The owner is the thread that takes the first turn.
  */
 #ifndef PYL_SCHED_WORKER_H
 #define PYL_SCHED_WORKER_H
@@ -25,24 +25,35 @@ struct pyl_worker_hooks {
     void *user;
 };
 
+/* Written by the owner, relaxed, except where noted; read by anyone, relaxed. */
 struct pyl_worker_stats {
     _Atomic uint64_t turns;
     _Atomic uint64_t jobs;
-    _Atomic uint64_t parks;           /* waits that were allowed to block */
-    _Atomic uint64_t wakes_written;   /* by any thread */
-    _Atomic uint64_t wakes_suppressed;/* posts that found the worker awake or already notified */
+    _Atomic uint64_t parks;            /* waits that were allowed to block */
+    _Atomic uint64_t wakes_written;    /* by any thread */
+    _Atomic uint64_t wakes_suppressed; /* by any thread: posts that found the worker awake or notified */
 };
+
+/* Values of pyl_worker.park. */
+enum { PYL_WORKER_RUNNING, PYL_WORKER_SLEEPING, PYL_WORKER_NOTIFIED };
 
 struct pyl_worker {
     struct pyl_reactor reactor;
-    struct pyl_heap timers;       /* of pyl_timer.node */
-    struct pyl_job_queue ready;   /* run in order */
-    struct pyl_job_queue deferred;/* run at the end of the turn: write flushes, clean-up */
-    struct pyl_inbox inbox;       /* any thread pushes, the owner takes all */
-    _Atomic uint32_t park;        /* RUNNING, SLEEPING, NOTIFIED: see sched/README.md */
+    struct pyl_heap timers;        /* of pyl_timer.node */
+    struct pyl_job_queue ready;    /* run in order */
+    struct pyl_job_queue deferred; /* run at the end of the turn: write flushes, clean-up */
     struct pyl_worker_hooks hooks;
-    int64_t now_ns;               /* read once per turn */
-    bool is_interrupted;          /* pyl_worker_interrupt() was called in this turn */
+    int64_t now_ns;                /* read once per turn */
+    bool is_initialized;
+    bool is_interrupted;           /* pyl_worker_interrupt() was called in this turn */
+    bool is_dispatching;
+    bool is_closing;               /* no new op may be submitted: pyl_worker_fini() waits for the last */
+    uint32_t flushes_wanted;       /* streams that asked in this turn to send at its end */
+    uint32_t flushes_running;      /* the same for the deferred phase that runs now */
+
+    char owner_pad[PYL_CACHE_LINE]; /* other threads write below and only below */
+    struct pyl_inbox inbox;        /* any thread pushes (release), the owner takes all (acquire) */
+    _Atomic uint32_t park;         /* any thread, read-modify-write only: see sched/README.md */
     struct pyl_worker_stats stats;
 };
 
@@ -57,14 +68,21 @@ PYL_NODISCARD int pyl_worker_init(struct pyl_worker *worker,
  * takes them out before. Accepts a zeroed worker. */
 void pyl_worker_fini(struct pyl_worker *worker);
 
-/* In a forked child; see pyl_reactor_abandon(). */
+/* In the child of a fork: gives up the inherited worker without touching what it shares with the
+ * parent; see pyl_reactor_abandon(). Queued jobs and timers are forgotten, not run. Only
+ * pyl_worker_fini() may follow. */
 void pyl_worker_abandon(struct pyl_worker *worker);
 
 /* One turn. may_block false: never waits. Returns 0 or the reactor's fatal -errno. */
 PYL_NODISCARD int pyl_worker_turn(struct pyl_worker *worker, bool may_block);
 
-/* Ends the current turn's dispatch and job phases early; what was not run stays queued, in order. */
+/* Ends the current turn's dispatch and job phases early; what was not run stays queued, in order.
+ * The deferred jobs still run. Without effect between two turns. */
 void pyl_worker_interrupt(struct pyl_worker *worker);
+
+/* Runs the deferred jobs now: for an owner that stops turning and wants its last writes to leave.
+ * Not from inside a deferred job. */
+void pyl_worker_flush_deferred(struct pyl_worker *worker);
 
 /* Appends to the ready queue; the job runs in this turn if its job phase has not begun, else in the
  * next one. The job must not be queued already. */
@@ -74,7 +92,7 @@ pyl_worker_post(struct pyl_worker *worker, struct pyl_job *job)
     pyl_job_queue_push(&worker->ready, job);
 }
 
-/* As post, at the end of this turn. */
+/* As post, at the end of this turn (a job deferred by a deferred job: of the next one). */
 static inline void
 pyl_worker_defer(struct pyl_worker *worker, struct pyl_job *job)
 {
@@ -98,8 +116,9 @@ struct pyl_timer {
     bool is_armed;
 };
 
-/* deadline_ns on the clock of pyl_reactor_now_ns(). A deadline already due is queued at once.
- * Returns 0 or -ENOMEM. */
+/* deadline_ns on the clock of pyl_reactor_now_ns(). A deadline already due when the turn began is
+ * queued at once, behind the jobs that are ready. The timer must be neither armed nor its job
+ * queued. Returns 0 or -ENOMEM. */
 PYL_NODISCARD int pyl_timer_start(struct pyl_worker *worker, struct pyl_timer *timer,
                                   int64_t deadline_ns);
 /* Only takes the timer out of the heap; a job already queued is the caller's to ignore. */

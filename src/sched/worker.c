@@ -1,0 +1,289 @@
+/*
+ * worker.c - the turn, the park protocol, timers.
+ *
+ * Invariant: while the worker is blocked in the reactor's wait its park word is SLEEPING or
+ * NOTIFIED, and whoever changed it from SLEEPING to NOTIFIED has written, or is about to write,
+ * the reactor's wake-up.
+ */
+#include "sched/worker.h"
+
+#include "base/check.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* pyl_worker_fini() gives the kernel this many waits without progress to end what was cancelled. */
+enum { FINI_ROUNDS = 200 };
+#define FINI_WAIT_NS INT64_C(50000000)
+
+/* A counter that only the owner writes needs no read-modify-write. */
+static inline void
+stat_add(_Atomic uint64_t *counter, uint64_t amount)
+{
+    uint64_t value = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, value + amount, memory_order_relaxed);
+}
+
+int
+pyl_worker_init(struct pyl_worker *worker, const struct pyl_reactor_options *options,
+                const struct pyl_worker_hooks *hooks, char *cause, size_t cause_size)
+{
+    memset(worker, 0, sizeof(*worker));
+    int rc = pyl_reactor_init(&worker->reactor, options, cause, cause_size);
+    if (rc < 0) {
+        return rc;
+    }
+    pyl_heap_init(&worker->timers);
+    pyl_inbox_init(&worker->inbox);
+    atomic_init(&worker->park, PYL_WORKER_RUNNING);
+    if (hooks != NULL) {
+        worker->hooks = *hooks;
+    }
+    worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
+    worker->is_initialized = true;
+    return 0;
+}
+
+/* The kernel still refers to memory of active ops, so there is no way on while one is left. */
+static void
+drain_ops(struct pyl_worker *worker)
+{
+    struct pyl_reactor *reactor = &worker->reactor;
+    uint32_t fewest = UINT32_MAX;
+    int rounds = 0;
+    while (reactor->active_count > 0 || pyl_reactor_has_events(reactor)) {
+        if (reactor->active_count < fewest) {
+            fewest = reactor->active_count;
+            rounds = 0;
+        }
+        rounds++;
+        PYL_CHECK(rounds < FINI_ROUNDS);
+        pyl_reactor_cancel_all(reactor);
+        if (pyl_reactor_wait(reactor, FINI_WAIT_NS) < 0) {
+            return; /* the backend is gone, and with it the kernel's references */
+        }
+        pyl_reactor_dispatch(reactor);
+    }
+}
+
+void
+pyl_worker_fini(struct pyl_worker *worker)
+{
+    if (!worker->is_initialized) {
+        return;
+    }
+    worker->is_closing = true;
+    if (!worker->reactor.is_forked_child) {
+        drain_ops(worker);
+    }
+    pyl_reactor_fini(&worker->reactor);
+    pyl_heap_fini(&worker->timers);
+    (void)pyl_inbox_take(&worker->inbox);
+    memset(&worker->ready, 0, sizeof(worker->ready));
+    memset(&worker->deferred, 0, sizeof(worker->deferred));
+    worker->is_initialized = false;
+}
+
+void
+pyl_worker_abandon(struct pyl_worker *worker)
+{
+    if (!worker->is_initialized) {
+        return;
+    }
+    worker->is_closing = true;
+    pyl_reactor_abandon(&worker->reactor);
+    (void)pyl_inbox_take(&worker->inbox);
+    memset(&worker->ready, 0, sizeof(worker->ready));
+    memset(&worker->deferred, 0, sizeof(worker->deferred));
+}
+
+/* Acquires what posters released, so that a post after this finds RUNNING and notifies anew. */
+static void
+become_running(struct pyl_worker *worker)
+{
+    (void)atomic_exchange_explicit(&worker->park, PYL_WORKER_RUNNING, memory_order_acq_rel);
+}
+
+static void
+drain_inbox(struct pyl_worker *worker)
+{
+    struct pyl_inbox_node *node = pyl_inbox_take(&worker->inbox);
+    while (node != NULL) {
+        struct pyl_inbox_node *next = node->next;
+        pyl_job_queue_push(&worker->ready, PYL_CONTAINER_OF(node, struct pyl_job, link));
+        node = next;
+    }
+}
+
+/* 0: only poll; negative: until something happens. Reads the clock only when a timer decides. */
+static int64_t
+wait_timeout(struct pyl_worker *worker, bool may_block)
+{
+    if (!may_block || worker->ready.count > 0 || worker->deferred.count > 0 ||
+        pyl_reactor_has_events(&worker->reactor)) {
+        return 0;
+    }
+    const struct pyl_heap_entry *first = pyl_heap_first(&worker->timers);
+    if (first == NULL) {
+        return -1;
+    }
+    int64_t left = first->deadline_ns - pyl_reactor_now_ns(&worker->reactor);
+    return left > 0 ? left : 0;
+}
+
+/* The sleeper's side of the park protocol. */
+static int
+park(struct pyl_worker *worker, int64_t timeout_ns)
+{
+    uint32_t expected = PYL_WORKER_RUNNING;
+    if (!atomic_compare_exchange_strong_explicit(&worker->park, &expected, PYL_WORKER_SLEEPING,
+                                                 memory_order_acq_rel, memory_order_acquire)) {
+        /* NOTIFIED since the inbox was last empty: look again instead of sleeping. */
+        become_running(worker);
+        drain_inbox(worker);
+        return pyl_reactor_wait(&worker->reactor, 0);
+    }
+    stat_add(&worker->stats.parks, 1);
+    if (worker->hooks.before_wait != NULL) {
+        worker->hooks.before_wait(worker, worker->hooks.user);
+    }
+    int rc = pyl_reactor_wait(&worker->reactor, timeout_ns);
+    /* RUNNING first, then the inbox: a push that this drain misses finds RUNNING or a sleeper. */
+    become_running(worker);
+    if (worker->hooks.after_wait != NULL) {
+        worker->hooks.after_wait(worker, worker->hooks.user);
+    }
+    drain_inbox(worker);
+    return rc;
+}
+
+static void
+collect_timers(struct pyl_worker *worker)
+{
+    const struct pyl_heap_entry *first;
+    while ((first = pyl_heap_first(&worker->timers)) != NULL &&
+           first->deadline_ns <= worker->now_ns) {
+        struct pyl_timer *timer = PYL_CONTAINER_OF(first->node, struct pyl_timer, node);
+        pyl_heap_remove(&worker->timers, &timer->node);
+        timer->is_armed = false;
+        pyl_job_queue_push(&worker->ready, &timer->job);
+    }
+}
+
+/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor. */
+static void
+run_ready(struct pyl_worker *worker)
+{
+    size_t planned = worker->ready.count;
+    size_t left = planned;
+    while (left > 0 && !worker->is_interrupted) {
+        struct pyl_job *job = pyl_job_queue_pop(&worker->ready);
+        if (job == NULL) {
+            break; /* a job took others out of the queue */
+        }
+        left--;
+        job->run(job);
+    }
+    if (planned != left) {
+        stat_add(&worker->stats.jobs, planned - left);
+    }
+}
+
+void
+pyl_worker_flush_deferred(struct pyl_worker *worker)
+{
+    worker->flushes_running = worker->flushes_wanted;
+    worker->flushes_wanted = 0;
+    for (size_t left = worker->deferred.count; left > 0; left--) {
+        struct pyl_job *job = pyl_job_queue_pop(&worker->deferred);
+        if (job == NULL) {
+            break;
+        }
+        job->run(job);
+    }
+}
+
+int
+pyl_worker_turn(struct pyl_worker *worker, bool may_block)
+{
+    PYL_DCHECK(worker->is_initialized);
+    worker->is_interrupted = false;
+    stat_add(&worker->stats.turns, 1);
+    if (!pyl_inbox_is_empty(&worker->inbox)) {
+        become_running(worker);
+        drain_inbox(worker);
+    }
+    int64_t timeout_ns = wait_timeout(worker, may_block);
+    int rc = timeout_ns == 0 ? pyl_reactor_wait(&worker->reactor, 0) : park(worker, timeout_ns);
+    if (rc < 0) {
+        return rc;
+    }
+    worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
+    collect_timers(worker);
+    if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
+        worker->is_dispatching = true;
+        pyl_reactor_dispatch(&worker->reactor);
+        worker->is_dispatching = false;
+    }
+    if (worker->ready.count > 0) {
+        run_ready(worker);
+    }
+    if (worker->deferred.count > 0) {
+        pyl_worker_flush_deferred(worker);
+    }
+    return 0;
+}
+
+void
+pyl_worker_interrupt(struct pyl_worker *worker)
+{
+    worker->is_interrupted = true;
+    if (worker->is_dispatching) {
+        pyl_reactor_stop_dispatch(&worker->reactor);
+    }
+}
+
+/* The waker's side of the park protocol. Only atomics and write(2): safe in a signal handler. */
+void
+pyl_worker_wake(struct pyl_worker *worker)
+{
+    uint32_t before =
+        atomic_exchange_explicit(&worker->park, PYL_WORKER_NOTIFIED, memory_order_acq_rel);
+    if (before == PYL_WORKER_SLEEPING) {
+        atomic_fetch_add_explicit(&worker->stats.wakes_written, 1, memory_order_relaxed);
+        pyl_reactor_wake(&worker->reactor);
+    } else {
+        atomic_fetch_add_explicit(&worker->stats.wakes_suppressed, 1, memory_order_relaxed);
+    }
+}
+
+void
+pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job)
+{
+    (void)pyl_inbox_push(&worker->inbox, &job->link);
+    pyl_worker_wake(worker);
+}
+
+int
+pyl_timer_start(struct pyl_worker *worker, struct pyl_timer *timer, int64_t deadline_ns)
+{
+    PYL_DCHECK(!timer->is_armed);
+    if (deadline_ns <= worker->now_ns) {
+        pyl_job_queue_push(&worker->ready, &timer->job);
+        return 0;
+    }
+    int rc = pyl_heap_push(&worker->timers, &timer->node, deadline_ns);
+    if (rc == 0) {
+        timer->is_armed = true;
+    }
+    return rc;
+}
+
+void
+pyl_timer_stop(struct pyl_worker *worker, struct pyl_timer *timer)
+{
+    if (timer->is_armed) {
+        pyl_heap_remove(&worker->timers, &timer->node);
+        timer->is_armed = false;
+    }
+}
