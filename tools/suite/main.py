@@ -1,0 +1,136 @@
+"""tools/test: the plan (every step and what it needs), the command line, the totals."""
+
+import argparse
+import os
+import sys
+
+import cbuild
+import packaging_step
+import pythons
+from runner import ROOT, Board, Step, select
+
+
+def tidy(job):
+    return job.check("tidy", [sys.executable, "tools/tidy.py"])
+
+
+def formatting(job):
+    return job.check("format", ["tools/format", "--check"])
+
+
+def c_steps():
+    """The C builds and the suites each of them runs. The order is the order in which they start."""
+    steps = []
+    for variant, (compiler, options, _) in cbuild.VARIANTS.items():
+        steps.append(Step(f"build/{variant}", f"compile with {compiler} {' '.join(options)}",
+                          lambda job, v=variant: cbuild.build(job, v)))
+
+    def suite(name, variant, suites, about):
+        steps.append(Step(name, about, lambda job: cbuild.run_suites(job, variant, suites),
+                          needs=(f"build/{variant}",)))
+
+    every = ["unit", "backend", "sim", "stress", "fuzz"]
+    suite("unit", "gcc", ["unit"], "Criterion suites of the layers")
+    suite("backend/native", "gcc", ["backend"], "the backend suite on io_uring, epoll and sim")
+    suite("backend/kqueue", "kqueue", ["backend"], "the same on kqueue, over the emulation")
+    suite("sim", "gcc", ["sim"], "simulation by seeds")
+    suite("stress", "gcc", ["stress"], "threads against each other")
+    suite("tiny", "tiny", every, "everything with tiny queues and rings")
+    suite("asan/c", "asan", every, "everything under ASan and UBSan")
+    suite("tsan", "tsan", ["stress"], "the stress programs under ThreadSanitizer")
+    suite("fuzz", "asan", ["fuzz"], "the fuzz corpora, replayed")
+    steps.append(Step("asan/python", "the Python tests with the extension under ASan and UBSan",
+                      pythons.asan_smoke, needs=("build/asan",)))
+    return steps
+
+
+def python_steps():
+    steps = []
+    others = [v for v in (*pythons.OTHER_VERSIONS, pythons.FREE_THREADED)
+              if pythons.tag_of(v) != pythons.own_tag()]
+    for version in reversed(others):  # the free-threaded one takes longest
+        steps.append(Step(f"setup/{pythons.tag_of(version)}", f"pyloop for CPython {version}",
+                          lambda job, v=version: pythons.set_up(job, v), is_support=True))
+    for kind, run, about in (
+        ("python", pythons.python_tests, "tests/python"),
+        ("cpython", pythons.conformance, "CPython's own asyncio tests"),
+    ):
+        for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]:
+            needs = () if tag == pythons.own_tag() else (f"setup/{tag}",)
+            for backend in pythons.BACKENDS:
+                steps.append(Step(f"{kind}/{tag}/{backend}", f"{about} on {tag}, {backend}",
+                                  lambda job, r=run, t=tag, b=backend: r(job, t, b), needs=needs))
+    return steps
+
+
+def plan():
+    checks = [
+        Step("format", "clang-format", formatting),
+        Step("tidy", "layers, sizes, names, what style.md asks for", tidy),
+    ]
+    return [
+        *checks,
+        *c_steps(),
+        *python_steps(),
+        Step("package", "source distribution, wheel, pip install in a new environment",
+             packaging_step.run),
+        Step("types", "the type stubs against the modules (mypy's stubtest)", pythons.stubtest),
+        Step("soak", "memory, descriptors and objects stay flat under load", pythons.soak, slots=2),
+    ]
+
+
+def options_of(arguments):
+    parser = argparse.ArgumentParser(
+        prog="tools/test", allow_abbrev=False,
+        epilog="Other arguments go to pytest; a path replaces tests/python.")
+    parser.add_argument("--list", action="store_true", help="print the steps")
+    parser.add_argument("-k", dest="keyword", help="tests to run: pytest's expression, or a part of "
+                        "the name of a C suite")
+    parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2),
+                        help="steps at a time (default: one a core)")
+    parser.add_argument("--tail", type=int, default=30, help="lines of a failed step's log to show")
+    options, rest = parser.parse_known_args(arguments)
+    options.compile_jobs = max(1, (os.cpu_count() or 2) // 2)
+    options.words = []
+    while rest and not rest[0].startswith("-") and not is_path(rest[0]):
+        options.words.append(rest.pop(0))
+    options.pytest = rest
+    if rest and not options.words:
+        options.words = ["python/" + pythons.own_tag()]
+    return options
+
+
+def is_path(word):
+    return "::" in word or word.endswith(".py") or (ROOT / word).exists() and "/" in word
+
+
+def main():
+    options = options_of(sys.argv[1:])
+    steps = plan()
+    if options.list:
+        for step in steps:
+            print(f"{step.name:28} {step.about}")
+        return 0
+    # The tools of the environment (meson, ninja) and nothing of the caller's Python settings.
+    os.environ["PATH"] = os.path.dirname(sys.executable) + ":" + os.environ.get("PATH", "/usr/bin:/bin")
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYLOOP_BACKEND"):
+        os.environ.pop(name, None)
+    os.chdir(ROOT)
+    total = Board(select(steps, options.words), options).run()
+    if total.reasons:
+        print("\nSKIPPED, and why:")
+        counted = {}
+        for reason in total.reasons:
+            counted[reason] = counted.get(reason, 0) + 1
+        for reason, count in counted.items():
+            print(f"  {reason}" + (f" ({count} times)" if count > 1 else ""))
+    if total.failures:
+        print("\nFAILED:")
+        for name in total.failures:
+            print(f"  {name}")
+    print(f"\n{total}", flush=True)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

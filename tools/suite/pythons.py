@@ -1,0 +1,184 @@
+"""The interpreters that pyloop is tested on, and the Python-side steps for one of them."""
+
+import glob
+import os
+import pathlib
+import pwd
+import shutil
+import subprocess
+import sys
+import sysconfig
+import xml.etree.ElementTree
+
+from cbuild import asan_preload, folder, read_totals
+from runner import LOGS, PASSED, ROOT, Outcome, failed, skipped
+
+BACKENDS = ("io_uring", "epoll")
+OTHER_VERSIONS = ("3.12", "3.13")
+FREE_THREADED = "3.13t"
+
+
+def tag_of(version):
+    return "cp" + version.replace(".", "")
+
+
+def own_tag():
+    """The tag of the interpreter of .venv, which runs us."""
+    free = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    return "cp%d%d%s" % (*sys.version_info[:2], free)
+
+
+def venv_python(tag):
+    name = ".venv" if tag == own_tag() else ".venv-" + tag
+    return ROOT / name / "bin" / "python"
+
+
+def find(version):
+    """The path of a working interpreter of that version, or None: pyenv's first, then PATH."""
+    homes = [os.environ.get("PYENV_ROOT"), os.path.expanduser("~/.pyenv"),
+             pwd.getpwuid(os.getuid()).pw_dir + "/.pyenv"]
+    candidates = []
+    for home in filter(None, homes):
+        candidates += sorted(glob.glob(f"{home}/versions/{version}.*/bin/python{version}"), reverse=True)
+    candidates.append(shutil.which("python" + version))
+    for path in filter(None, candidates):
+        probe = "import sys; print('%d.%d' % sys.version_info[:2])"
+        done = subprocess.run([path, "-c", probe], capture_output=True, text=True, check=False)
+        if done.stdout.strip() == version:
+            return path
+    return None
+
+
+def set_up(job, version):
+    """Make .venv-<tag> for another interpreter. Skips when the machine has no such interpreter."""
+    if version == FREE_THREADED:
+        status, output = job.run([ROOT / "tools" / "build-cpython-ft"])
+        if status != 0:
+            return failed("tools/build-cpython-ft")
+        path = output.strip().splitlines()[-1]
+    else:
+        path = find(version)
+        if path is None:
+            return skipped(f"no CPython {version} on this machine (looked in ~/.pyenv and PATH)")
+    status, _ = job.run([ROOT / "tools" / "setup", "--for", "test", "--python", path])
+    return PASSED if status == 0 else failed(f"tools/setup --python {path}")
+
+
+def backend_trouble(job, python, backend):
+    """None if the backend works here, else why not, in one line."""
+    code = f"import pyloop; pyloop.Loop(backend={backend!r}).close()"
+    status, output = job.run([python, "-c", code], cwd="/")
+    if status == 0:
+        return None
+    last = (output.strip().splitlines() or ["no output"])[-1]
+    return last if last.startswith("RuntimeError") else ""
+
+
+def read_junit(path):
+    """Counts and names from pytest's XML, or None if pytest died before it wrote it."""
+    try:
+        root = xml.etree.ElementTree.parse(path).getroot()
+    except (OSError, xml.etree.ElementTree.ParseError):
+        return None
+    outcome = Outcome()
+    for case in root.iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.add(failed(name))
+        elif (skip := case.find("skipped")) is not None:
+            outcome.add(skipped(f"{name}: {skip.get('message')}"))
+        else:
+            outcome.passed += 1
+    return outcome
+
+
+def run_pytest(job, python, label, paths, env, timeout=1500):
+    """Run pytest in the project's folder; without a result file the run itself is the failure."""
+    xml_path = LOGS / (label.replace("/", "-") + ".xml")
+    xml_path.unlink(missing_ok=True)
+    command = [python, "-m", "pytest", "-q", f"--junitxml={xml_path}", "-o", "junit_family=xunit1",
+               *(job.options.pytest or paths)]
+    if job.options.keyword:
+        command += ["-k", job.options.keyword]
+    env = {"PYTHONDEVMODE": "", "PYTHONUNBUFFERED": "1", **env}
+    status, _ = job.run(command, env=env, timeout=timeout)
+    outcome = read_junit(xml_path)
+    if outcome is None or (status not in (0, 1, 5) and not outcome.failed):
+        return failed(f"{label}: pytest ended with status {status}")
+    if status == 5 or not (outcome.passed or outcome.failed or outcome.skipped):
+        return Outcome() if job.options.keyword or job.options.pytest else failed(f"{label}: no tests")
+    return outcome
+
+
+def on_backend(job, tag, backend, run):
+    """Run something on a backend, unless this machine does not have it."""
+    trouble = backend_trouble(job, venv_python(tag), backend)
+    if trouble == "":
+        return failed(f"{tag}: no loop on {backend}")
+    if trouble is not None:
+        return skipped(f"{tag} {backend}: {trouble}")
+    return run()
+
+
+def python_tests(job, tag, backend):
+    return on_backend(job, tag, backend, lambda: run_pytest(
+        job, venv_python(tag), f"python/{tag}/{backend}", ["tests/python"],
+        {"PYLOOP_BACKEND": backend}))
+
+
+def conformance(job, tag, backend):
+    """CPython's own asyncio tests, against the loop."""
+    def run():
+        python = venv_python(tag)
+        status, output = job.run([python, "-c", "import test.test_asyncio"], cwd="/")
+        if status != 0:
+            return skipped(f"cpython/{tag}: this interpreter comes without its test package")
+        label = f"cpython/{tag}/{backend}"
+        status, output = job.run([python, "tests/cpython/run.py", "--backend", backend])
+        outcome = read_totals(output, label) or failed(f"{label}: no totals")
+        if status != 0 and not outcome.failed:
+            outcome.add(failed(f"{label} (status {status})"))
+        return outcome
+    return on_backend(job, tag, backend, run)
+
+
+def asan_smoke(job):
+    """The Python tests with the sanitized extension, in an ordinary interpreter."""
+    where = folder("asan")
+    stage = where / "stage"
+    status, _ = job.run(["meson", "install", "-C", where, "--no-rebuild", "--destdir", stage,
+                         "--tags", "runtime,python-runtime"])
+    if status != 0:
+        return failed("asan/python: meson install")
+    modules = [path.parent.parent for path in pathlib.Path(stage).rglob("_core*.so")]
+    if len(modules) != 1:
+        return failed("asan/python: meson installed no pyloop._core")
+    env = {
+        "LD_PRELOAD": asan_preload(),
+        "PYTHONPATH": str(modules[0]),
+        "PYTHONMALLOC": "malloc",  # so that the sanitizer sees Python's own blocks
+        # Leaks are what the C suites and tests/python/test_leaks.py look for: the interpreter
+        # itself does not free everything at exit.
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "PYLOOP_SANITIZED": "1",  # for tests that measure memory or time
+    }
+    status, output = job.run([sys.executable, "-c", "import pyloop._core as m; print(m.__file__)"],
+                             env=env, cwd="/")
+    if status != 0 or str(stage) not in output:
+        return failed("asan/python: the sanitized extension does not load")
+    return run_pytest(job, sys.executable, "asan/python", ["tests/python"], env)
+
+
+def stubtest(job):
+    """The .pyi files and annotations say what the modules really have."""
+    status, _ = job.run([sys.executable, "-c", "import mypy.stubtest"])
+    if status != 0:
+        return skipped("types: mypy is not installed")
+    return job.check("types", [sys.executable, "-m", "mypy.stubtest", "pyloop", "--ignore-missing-stub",
+                               "--concise"], cwd="/")
+
+
+def soak(job):
+    """tests/soak, in its short version: PYLOOP_SOAK_SECONDS asks for a longer one."""
+    return run_pytest(job, venv_python(own_tag()), "soak", ["tests/soak"], {})
