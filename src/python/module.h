@@ -41,7 +41,10 @@
     X(protocol)                                                                                \
     X(transport)                                                                               \
     X(handle)                                                                                  \
-    X(source_traceback)
+    X(source_traceback)                                                                        \
+    X(socket)                                                                                  \
+    X(sockname)                                                                                \
+    X(peername)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;
@@ -73,6 +76,10 @@ struct pyl_strings {
     X(asyncio_task, "asyncio.tasks", "Task", true)                                             \
     X(asyncio_transport, "asyncio.transports", "Transport", true)                              \
     X(asyncio_buffered_protocol, "asyncio.protocols", "BufferedProtocol", true)                \
+    X(asyncio_transport_socket, "asyncio.trsock", "TransportSocket", true)                     \
+    X(asyncio_sendfile_mode, "asyncio.constants", "_SendfileMode", true)                       \
+    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled", true)    \
+    X(socket_class, "socket", "socket", true)                                                  \
     X(asyncio_logger, "asyncio.log", "logger", true)                                           \
     X(cancelled_error, "asyncio.exceptions", "CancelledError", true)                           \
     X(invalid_state_error, "asyncio.exceptions", "InvalidStateError", true)                    \

@@ -1,0 +1,31 @@
+/*
+ * listener.h - ServerSocket: accepts on one listening socket for loop._start_serving().
+ *
+ * Loop thread, attached thread state.
+ */
+#ifndef PYL_PYTHON_LISTENER_H
+#define PYL_PYTHON_LISTENER_H
+
+#include "python/loop.h"
+
+#include "io/listener.h"
+
+struct pyl_server_socket {
+    PyObject_HEAD
+    struct pyl_loop *loop; /* NULL when closed */
+    PyObject *sock;        /* the user's listening socket; closed by us at the end */
+    PyObject *factory;     /* makes the protocol */
+    PyObject *server;      /* asyncio's Server, or NULL */
+    PyObject *context;     /* factory and connections run in copies of it */
+    PyObject *accept;      /* NULL: plain transports are made here; else called with each new fd */
+    PyObject *weakrefs;
+    int fd;
+    bool is_open;          /* entry in loop->fds */
+    bool is_detached;      /* the loop is gone */
+    struct pyl_listener listener;
+};
+
+/* For fd_table.c, when the loop closes. */
+void pyl_listener_detach(struct pyl_server_socket *server_socket);
+
+#endif

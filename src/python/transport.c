@@ -1,0 +1,300 @@
+/*
+ * transport.c - making and closing a StreamTransport.
+ *
+ * The type itself is in transport_type.c, calls to the protocol in transport_protocol.c.
+ */
+#include "python/transport.h"
+
+#include "io/sockaddr.h"
+
+#include <string.h>
+
+/* ---- protocol ---- */
+
+int
+pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
+{
+    int is_buffered =
+        PyObject_IsInstance(protocol, transport->state->asyncio_buffered_protocol);
+    if (is_buffered < 0) {
+        return -1;
+    }
+    if (is_buffered && transport->read_view == NULL) {
+        transport->read_view = PyMem_Calloc(1, sizeof(*transport->read_view));
+        if (transport->read_view == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    transport->is_buffered = is_buffered;
+    Py_XSETREF(transport->protocol, Py_NewRef(protocol));
+    Py_CLEAR(transport->read_method);
+    Py_CLEAR(transport->buffer_method);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+void
+pyl_transport_start_run(struct pyl_job *job)
+{
+    struct pyl_transport *transport = PYL_CONTAINER_OF(job, struct pyl_transport, start_job);
+    transport->is_start_queued = false;
+    if (transport->is_lost_due) {
+        pyl_transport_lose(transport);
+    } else if (!transport->is_closing && !transport->is_paused && !transport->is_detached) {
+        pyl_stream_read_start(&transport->stream);
+    }
+    Py_DECREF(transport); /* the queue's */
+}
+
+static int
+call_server(struct pyl_transport *transport, const char *method)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *result =
+        PyObject_CallMethod(transport->server, method, "O", (PyObject *)transport);
+#else
+    PyObject *result = PyObject_CallMethod(transport->server, method, NULL);
+#endif
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* A close() of the user's own socket object must not close the fd under our ops: the socket module
+ * counts such users. Other objects than its sockets have no such count. */
+static int
+hold_socket(struct pyl_transport *transport)
+{
+    int is_socket = PyObject_IsInstance(transport->sock, transport->state->socket_class);
+    if (is_socket <= 0) {
+        return is_socket;
+    }
+    PyObject *count = PyObject_GetAttrString(transport->sock, "_io_refs");
+    PyObject *one = PyLong_FromLong(1);
+    PyObject *sum = count == NULL || one == NULL ? NULL : PyNumber_Add(count, one);
+    int status = sum == NULL ? -1 : PyObject_SetAttrString(transport->sock, "_io_refs", sum);
+    Py_XDECREF(count);
+    Py_XDECREF(one);
+    Py_XDECREF(sum);
+    transport->has_io_ref = status == 0;
+    return status;
+}
+
+static void
+take_peer(struct pyl_transport *transport)
+{
+    struct pyl_sockaddr address;
+    if (pyl_socket_peer_address(transport->fd, &address) == 0 &&
+        address.u.any.sa_family != AF_UNIX &&
+        address.size <= sizeof(transport->accepted_peer)) {
+        memcpy(&transport->accepted_peer, &address.u, address.size);
+        transport->accepted_peer_size = (uint8_t)address.size;
+    }
+}
+
+/* What can fail before the fd is in anybody's table. */
+static int
+prepare(struct pyl_transport *transport, PyObject *sock, const struct pyl_transport_args *args)
+{
+    transport->context = args->context != NULL ? Py_NewRef(args->context)
+                                               : PyContext_CopyCurrent();
+    if (transport->context == NULL || pyl_transport_set_protocol(transport, args->protocol) < 0) {
+        return -1;
+    }
+    transport->given_extra = Py_XNewRef(args->extra);
+    if (sock == NULL) {
+        take_peer(transport);
+        return 0;
+    }
+    transport->sock = Py_NewRef(sock);
+    (void)pyl_socket_set_nodelay(transport->fd); /* not every stream socket is TCP */
+    return pyl_transport_ask_names(transport) < 0 ? -1 : hold_socket(transport);
+}
+
+/* connection_made; then reading; then the waiter: in this order, as three calls of the loop. */
+static int
+schedule_start(struct pyl_transport *transport, PyObject *waiter)
+{
+    PyObject *made =
+        PyObject_GetAttr(transport->protocol, transport->state->str.connection_made);
+    if (made == NULL) {
+        return -1;
+    }
+    PyObject *self = (PyObject *)transport;
+    PyObject *handle = pyl_loop_call_soon(transport->loop, made, &self, 1, transport->context);
+    Py_DECREF(made);
+    if (handle == NULL) {
+        return -1;
+    }
+    Py_DECREF(handle);
+    transport->is_start_queued = true;
+    pyl_worker_post(&transport->loop->worker, &transport->start_job);
+    Py_INCREF(transport);
+    if (waiter == NULL) {
+        return 0;
+    }
+    PyObject *args[] = {waiter, Py_None};
+    handle = pyl_loop_call_soon(transport->loop, transport->state->set_result_unless_cancelled,
+                                args, 2, transport->context);
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
+}
+
+static int
+attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
+{
+    struct pyl_loop *loop = transport->loop;
+    if (pyl_fd_table_add(&loop->fds, transport->fd, (PyObject *)transport) < 0) {
+        return -1;
+    }
+    pyl_stream_init(&transport->stream, &loop->worker, transport->fd, transport->sock == NULL,
+                    &pyl_transport_stream_ops);
+    pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
+    transport->is_closed = false;
+    if (args->server != NULL) {
+        transport->server = Py_NewRef(args->server);
+        if (call_server(transport, "_attach") < 0) {
+            Py_CLEAR(transport->server);
+            return -1;
+        }
+    }
+    return schedule_start(transport, args->waiter);
+}
+
+/* The constructor failed: as if it had never been, but for a callback that may be queued. */
+static void
+abandon(struct pyl_transport *transport, PyObject *sock)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    transport->is_closing = true;
+    if (!transport->is_closed) {
+        transport->is_closed = true;
+        transport->is_detached = true;
+        transport->stream.owns_fd = false;
+        pyl_stream_dispose(&transport->stream);
+        pyl_fd_table_remove(&transport->loop->fds, transport->fd, (PyObject *)transport);
+    }
+    if (sock != NULL) { /* stays the caller's, open */
+        if (transport->has_io_ref) {
+            Py_XDECREF(PyObject_CallMethod(sock, "_decref_socketios", NULL));
+            transport->has_io_ref = false;
+        }
+        Py_CLEAR(transport->sock);
+    }
+    pyl_transport_let_go(transport);
+    PyErr_SetRaisedException(exception);
+}
+
+PyObject *
+pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
+                   const struct pyl_transport_args *args)
+{
+    if (pyl_loop_check_usable(loop) < 0) {
+        return NULL;
+    }
+    PyTypeObject *type = loop->state->transport_type;
+    struct pyl_transport *transport = (struct pyl_transport *)type->tp_alloc(type, 0);
+    if (transport == NULL) {
+        return NULL;
+    }
+    transport->state = loop->state;
+    transport->loop = (struct pyl_loop *)Py_NewRef((PyObject *)loop);
+    transport->fd = fd;
+    transport->is_closed = true;
+    transport->high_water = PYL_HIGH_WATER;
+    transport->low_water = PYL_HIGH_WATER / 4;
+    transport->start_job.run = pyl_transport_start_run;
+    transport->stream.state = PYL_STREAM_CLOSED; /* until there is one */
+    if (prepare(transport, sock, args) < 0 || attach(transport, args) < 0) {
+        abandon(transport, sock);
+        Py_DECREF(transport);
+        return NULL;
+    }
+    return (PyObject *)transport;
+}
+
+/* ---- closing ---- */
+
+void
+pyl_transport_close(struct pyl_transport *transport)
+{
+    if (transport->is_closing) {
+        return;
+    }
+    transport->is_closing = true;
+    if (transport->is_detached) {
+        return;
+    }
+    if (transport->loop->thread_id == 0) {
+        pyl_stream_flush(&transport->stream); /* no turn is coming soon */
+    }
+    if (pyl_stream_queued_size(&transport->stream) == 0) {
+        transport->is_losing = true;
+        transport->lost_writes++;
+    }
+    pyl_stream_close(&transport->stream);
+}
+
+void
+pyl_transport_force_close(struct pyl_transport *transport, PyObject *error)
+{
+    if (transport->is_losing || transport->is_closed) {
+        return;
+    }
+    transport->is_closing = true;
+    transport->is_losing = true;
+    transport->lost_writes++;
+    Py_XSETREF(transport->error, Py_XNewRef(error));
+    if (transport->is_detached) {
+        return;
+    }
+    if (pyl_stream_queued_size(&transport->stream) > 0) {
+        pyl_stream_flush(&transport->stream); /* asyncio has sent it already */
+    }
+    pyl_stream_abort(&transport->stream);
+}
+
+/* Without an exception of its own: this runs where nobody could handle one. */
+static void
+call_quietly(PyObject *object, const char *method)
+{
+    PyObject *result = PyObject_CallMethod(object, method, NULL);
+    if (result == NULL) {
+        PyErr_WriteUnraisable(object);
+    }
+    Py_XDECREF(result);
+}
+
+void
+pyl_transport_let_go(struct pyl_transport *transport)
+{
+    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
+        PyBuffer_Release(transport->read_view);
+    }
+    if (transport->sock != NULL) {
+        if (transport->has_io_ref) {
+            transport->has_io_ref = false;
+            call_quietly(transport->sock, "_decref_socketios");
+        }
+        call_quietly(transport->sock, "close");
+    }
+    if (transport->server != NULL) {
+        if (call_server(transport, "_detach") < 0) {
+            PyErr_WriteUnraisable(transport->server);
+        }
+        Py_CLEAR(transport->server);
+    }
+    Py_CLEAR(transport->protocol);
+    Py_CLEAR(transport->read_method);
+    Py_CLEAR(transport->buffer_method);
+    if (!transport->is_start_queued) { /* whose run still asks for it */
+        Py_CLEAR(transport->loop);
+    }
+}
+
+void
+pyl_transport_detach(struct pyl_transport *transport)
+{
+    transport->is_detached = true;
+}

@@ -1,0 +1,139 @@
+/*
+ * transport.h - StreamTransport: asyncio.Transport over a pyl_stream, for the files transport_*.c,
+ * the listener and the sendfile glue.
+ *
+ * Life:  open (entry in loop->fds)  --close, abort, error-->  closing  --on_closed-->  closed
+ * The entry in loop->fds is dropped at `closed`; until then the stream's ops may refer to this memory.
+ *
+ * Loop thread, attached thread state, everywhere.
+ */
+#ifndef PYL_PYTHON_TRANSPORT_H
+#define PYL_PYTHON_TRANSPORT_H
+
+#include "python/loop.h"
+
+#include "io/stream.h"
+
+#include <netinet/in.h>
+
+/* asyncio's defaults: constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES, _FlowControlMixin. */
+enum { PYL_LOST_WRITES_BEFORE_WARNING = 5, PYL_HIGH_WATER = 64 * 1024 };
+
+struct pyl_transport {
+    PyObject_HEAD
+    /* BaseTransport's slot `_extra`: must come first. NULL until somebody reads `_extra`; then the
+     * whole dictionary, which get_extra_info() looks at first. */
+    PyObject *extra;
+    struct pyl_state *state; /* kept alive by the type */
+    struct pyl_loop *loop;   /* NULL after connection_lost */
+    PyObject *protocol;      /* NULL after connection_lost */
+    PyObject *context;       /* every call from I/O to the protocol runs in it */
+    PyObject *read_method;   /* bound data_received or buffer_updated; NULL: not looked up */
+    PyObject *buffer_method; /* bound get_buffer; NULL: not looked up */
+    Py_buffer *read_view;    /* is_buffered only; `obj` not NULL: lent to the stream */
+    PyObject *server;        /* asyncio's Server we are attached to, or NULL */
+    PyObject *sock;          /* owns the fd; NULL: the stream does */
+    PyObject *error;         /* what connection_lost gets, or NULL for None */
+    PyObject *empty_waiter;  /* future of sendfile, or NULL */
+
+    PyObject *given_extra;   /* the constructor's `extra`, or NULL */
+    PyObject *trsock;        /* TransportSocket handed out, or NULL */
+    PyObject *sockname;      /* NULL: not asked for yet */
+    PyObject *peername;
+    struct sockaddr_in6 accepted_peer; /* of an accepted TCP connection, taken while it was sure */
+    uint8_t accepted_peer_size;        /* 0: none */
+
+    int fd; /* stays for repr when closed */
+    uint32_t lost_writes; /* asyncio's _conn_lost: writes to a lost connection, and 1 for the loss */
+    size_t high_water;
+    size_t low_water;
+    bool is_buffered;        /* protocol is a BufferedProtocol */
+    bool is_closing;
+    bool is_losing;          /* connection_lost is due: the protocol hears of nothing else */
+    bool is_closed;          /* connection_lost was called, or never opened */
+    bool is_detached;        /* the loop is gone: no call may reach the stream */
+    bool is_paused;          /* pause_reading() */
+    bool has_sent_eof;       /* write_eof() */
+    bool is_protocol_paused; /* pause_writing() was called last */
+    bool is_start_queued;    /* start_job is queued */
+    bool is_lost_due;        /* the stream closed before start_job ran */
+    bool is_in_sendfile;     /* add_writer on our fd is allowed */
+    bool has_io_ref;         /* sock._io_refs was raised */
+    struct pyl_job start_job;
+    struct pyl_stream stream;
+
+    PyObject *dict;
+    PyObject *weakrefs;
+};
+
+struct pyl_transport_args {
+    PyObject *protocol;
+    PyObject *context;  /* NULL: a copy of the current one */
+    PyObject *waiter;   /* future, or NULL */
+    PyObject *extra;    /* dict, or NULL */
+    PyObject *server;   /* or NULL */
+};
+
+/* ---- transport.c: making and closing ---- */
+
+/* Owns `sock` (a Python socket), or `fd` when sock is NULL; on failure neither is closed.
+ * connection_made, then reading, then the waiter's result follow through the loop's ready queue.
+ * New reference, or NULL. */
+PyObject *pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
+                             const struct pyl_transport_args *args);
+int pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol);
+void pyl_transport_close(struct pyl_transport *transport);
+/* asyncio's _force_close(): what the kernel takes at once is still sent, the rest is dropped.
+ * `error` (borrowed, may be NULL) is for connection_lost. */
+void pyl_transport_force_close(struct pyl_transport *transport, PyObject *error);
+/* The job behind connection_made: starts reading. Its being queued holds a reference. */
+void pyl_transport_start_run(struct pyl_job *job);
+/* For fd_table.c, when the loop closes. */
+void pyl_transport_detach(struct pyl_transport *transport);
+/* Gives the fd back: closes the Python socket, detaches from the server, forgets loop and protocol.
+ * Clears exceptions of its own making. */
+void pyl_transport_let_go(struct pyl_transport *transport);
+
+/* ---- transport_protocol.c: from the stream to the protocol ---- */
+
+extern const struct pyl_stream_ops pyl_transport_stream_ops;
+/* connection_lost and the end; the caller holds a reference. */
+void pyl_transport_lose(struct pyl_transport *transport);
+/* Called with an exception set, which is consumed: asyncio's _fatal_error(). */
+void pyl_transport_fatal_error(struct pyl_transport *transport, const char *message);
+/* call_exception_handler({message, exception, transport, protocol}); consumes the reference to the
+ * exception. */
+void pyl_transport_report(struct pyl_transport *transport, const char *message,
+                          PyObject *exception);
+/* logger.debug(text, transport) */
+void pyl_transport_log_debug(struct pyl_transport *transport, const char *text);
+
+/* ---- transport_write.c ---- */
+
+PyObject *pyl_transport_write(PyObject *self, PyObject *data);
+PyObject *pyl_transport_writelines(PyObject *self, PyObject *list);
+PyObject *pyl_transport_write_eof(PyObject *self, PyObject *unused);
+PyObject *pyl_transport_get_write_buffer_size(PyObject *self, PyObject *unused);
+PyObject *pyl_transport_get_write_buffer_limits(PyObject *self, PyObject *unused);
+PyObject *pyl_transport_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *pyl_transport_make_empty_waiter(PyObject *self, PyObject *unused);
+PyObject *pyl_transport_reset_empty_waiter(PyObject *self, PyObject *unused);
+/* The queue got shorter: resume_writing and the empty waiter. */
+void pyl_transport_after_progress(struct pyl_transport *transport);
+/* Ends the empty waiter, if there is one and it is not done: with None when exception is NULL. */
+void pyl_transport_settle_waiter(struct pyl_transport *transport, PyObject *exception);
+
+/* ---- transport_info.c ---- */
+
+PyObject *pyl_transport_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs);
+/* The whole dictionary (borrowed), or NULL. */
+PyObject *pyl_transport_extra(struct pyl_transport *transport);
+/* The Python socket that owns the fd (borrowed), made now if there was none; NULL with an
+ * exception. After the end: a closed socket. */
+PyObject *pyl_transport_socket(struct pyl_transport *transport);
+/* Asks a socket of the user's for both addresses at once, as asyncio does. 0 or -1. */
+int pyl_transport_ask_names(struct pyl_transport *transport);
+/* Remembers the addresses that can be asked for only while the fd is open. */
+void pyl_transport_keep_names(struct pyl_transport *transport);
+
+#endif

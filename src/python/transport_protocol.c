@@ -1,0 +1,378 @@
+/*
+ * transport_protocol.c - from the stream to the protocol: data, end of file, errors, the end.
+ *
+ * Everything here is called from the reactor's dispatch or from a job of the loop, never from inside a
+ * call of the user's. Each call to the protocol is made in the transport's context. An exception
+ * of the protocol ends the connection; KeyboardInterrupt and SystemExit leave run_forever instead.
+ */
+#include "python/transport.h"
+
+#include "base/check.h"
+
+static struct pyl_transport *
+transport_of(struct pyl_stream *stream)
+{
+    return PYL_CONTAINER_OF(stream, struct pyl_transport, stream);
+}
+
+void
+pyl_transport_log_debug(struct pyl_transport *transport, const char *text)
+{
+    PyObject *result = PyObject_CallMethod(transport->state->asyncio_logger, "debug", "sO", text,
+                                           (PyObject *)transport);
+    if (result == NULL) {
+        pyl_loop_report(transport->loop, "logging failed", "transport", (PyObject *)transport);
+    }
+    Py_XDECREF(result);
+}
+
+void
+pyl_transport_report(struct pyl_transport *transport, const char *message, PyObject *exception)
+{
+    struct pyl_strings *str = &transport->state->str;
+    PyObject *protocol = transport->protocol != NULL ? transport->protocol : Py_None;
+    PyObject *context = PyDict_New();
+    PyObject *text = PyUnicode_FromString(message);
+    PyObject *result = NULL;
+    if (context != NULL && text != NULL && PyDict_SetItem(context, str->message, text) == 0 &&
+        PyDict_SetItem(context, str->exception, exception) == 0 &&
+        PyDict_SetItem(context, str->transport, (PyObject *)transport) == 0 &&
+        PyDict_SetItem(context, str->protocol, protocol) == 0) {
+        result = PyObject_CallMethodOneArg((PyObject *)transport->loop,
+                                           str->call_exception_handler, context);
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(context);
+    Py_DECREF(exception);
+    if (result == NULL) {
+        pyl_loop_report(transport->loop, "Exception in the exception handler", NULL, NULL);
+    }
+    Py_XDECREF(result);
+}
+
+/* KeyboardInterrupt and SystemExit are not the protocol's error: they go to whoever runs the loop. */
+static bool
+passes_through(struct pyl_transport *transport, const char *message)
+{
+    if (!PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) &&
+        !PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        return false;
+    }
+    pyl_loop_report(transport->loop, message, "transport", (PyObject *)transport);
+    return true;
+}
+
+void
+pyl_transport_fatal_error(struct pyl_transport *transport, const char *message)
+{
+    if (passes_through(transport, message)) {
+        return;
+    }
+    PyObject *exception = PyErr_GetRaisedException();
+    if (!PyErr_GivenExceptionMatches(exception, PyExc_OSError)) {
+        pyl_transport_report(transport, message, Py_NewRef(exception));
+    } else if (transport->loop->is_debug) {
+        pyl_transport_log_debug(transport, "%r: I/O failed");
+    }
+    pyl_transport_force_close(transport, exception);
+    Py_DECREF(exception);
+}
+
+/* ---- calls in the context ---- */
+
+static bool
+enter(struct pyl_transport *transport)
+{
+    if (PyContext_Enter(transport->context) == 0) {
+        return true;
+    }
+    pyl_transport_fatal_error(transport, "Fatal error: the transport's context is in use.");
+    return false;
+}
+
+static void
+leave(struct pyl_transport *transport)
+{
+    if (PyContext_Exit(transport->context) < 0) {
+        pyl_loop_report(transport->loop, "Fatal error: the context was changed", "transport",
+                        (PyObject *)transport);
+    }
+}
+
+/* The method may replace the protocol and with it the cached method: hold it while it runs. */
+static inline PyObject *
+call_held(struct pyl_transport *transport, PyObject *method, PyObject *argument)
+{
+    Py_INCREF(method);
+    int64_t start_ns = pyl_loop_slow_start(transport->loop);
+    PyObject *result = PyObject_CallOneArg(method, argument);
+    if (PYL_UNLIKELY(start_ns != 0)) {
+        pyl_loop_slow_end(transport->loop, start_ns, method);
+    }
+    Py_DECREF(method);
+    return result;
+}
+
+/* Nothing may be delivered any more. */
+static inline bool
+is_deaf(const struct pyl_transport *transport)
+{
+    return transport->is_losing || transport->is_detached || transport->protocol == NULL;
+}
+
+/* ---- plain protocols ---- */
+
+static inline bool
+look_up(struct pyl_transport *transport, PyObject *name, PyObject **method)
+{
+    if (PYL_UNLIKELY(*method == NULL)) {
+        *method = PyObject_GetAttr(transport->protocol, name);
+    }
+    return *method != NULL;
+}
+
+static void
+on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    if (PYL_UNLIKELY(is_deaf(transport)) || PYL_UNLIKELY(!enter(transport))) {
+        return;
+    }
+    PyObject *result = NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+    if (bytes != NULL &&
+        look_up(transport, transport->state->str.data_received, &transport->read_method)) {
+        result = call_held(transport, transport->read_method, bytes);
+    }
+    Py_XDECREF(bytes);
+    if (PYL_LIKELY(result != NULL)) {
+        Py_DECREF(result);
+    } else {
+        pyl_transport_fatal_error(transport,
+                                  "Fatal error: protocol.data_received() call failed.");
+    }
+    leave(transport);
+}
+
+/* ---- buffered protocols ---- */
+
+static void
+return_view(struct pyl_transport *transport)
+{
+    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
+        PyBuffer_Release(transport->read_view);
+    }
+}
+
+/* The protocol's memory for the next read, exported until it is filled. */
+static int
+borrow_view(struct pyl_transport *transport)
+{
+    PyObject *hint = PyLong_FromLong(-1);
+    PyObject *buffer = NULL;
+    if (hint != NULL &&
+        look_up(transport, transport->state->str.get_buffer, &transport->buffer_method)) {
+        buffer = call_held(transport, transport->buffer_method, hint);
+    }
+    Py_XDECREF(hint);
+    if (buffer == NULL) {
+        return -1;
+    }
+    /* Without a protocol (closed meanwhile) the view would not be given back. */
+    int status = transport->read_view == NULL
+                     ? -1
+                     : PyObject_GetBuffer(buffer, transport->read_view, PyBUF_WRITABLE);
+    Py_DECREF(buffer);
+    if (status == 0 && transport->read_view->len == 0) {
+        return_view(transport);
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+        status = -1;
+    }
+    return status;
+}
+
+static void *
+get_buffer(struct pyl_stream *stream, size_t *ret_size)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    *ret_size = 0;
+    if (PYL_UNLIKELY(is_deaf(transport)) || PYL_UNLIKELY(!enter(transport))) {
+        return NULL;
+    }
+    return_view(transport); /* of a read that found nothing */
+    void *memory = NULL;
+    if (PYL_LIKELY(borrow_view(transport) == 0)) {
+        memory = transport->read_view->buf;
+        *ret_size = (size_t)transport->read_view->len;
+    } else if (PyErr_Occurred()) {
+        pyl_transport_fatal_error(transport, "Fatal error: protocol.get_buffer() call failed.");
+    }
+    leave(transport);
+    return memory;
+}
+
+static void
+on_buffer_filled(struct pyl_stream *stream, size_t size)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    return_view(transport);
+    if (PYL_UNLIKELY(is_deaf(transport)) || PYL_UNLIKELY(!enter(transport))) {
+        return;
+    }
+    PyObject *result = NULL;
+    PyObject *count = PyLong_FromSize_t(size);
+    if (count != NULL &&
+        look_up(transport, transport->state->str.buffer_updated, &transport->read_method)) {
+        result = call_held(transport, transport->read_method, count);
+    }
+    Py_XDECREF(count);
+    if (PYL_LIKELY(result != NULL)) {
+        Py_DECREF(result);
+    } else {
+        pyl_transport_fatal_error(transport,
+                                  "Fatal error: protocol.buffer_updated() call failed.");
+    }
+    leave(transport);
+}
+
+/* ---- end of file, errors, progress ---- */
+
+static void
+on_eof(struct pyl_stream *stream)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    return_view(transport);
+    if (is_deaf(transport) || !enter(transport)) {
+        return;
+    }
+    if (transport->loop->is_debug) {
+        pyl_transport_log_debug(transport, "%r received EOF");
+    }
+    PyObject *result = PyObject_CallMethodNoArgs(transport->protocol,
+                                                 transport->state->str.eof_received);
+    int keeps_open = result == NULL ? -1 : PyObject_IsTrue(result);
+    Py_XDECREF(result);
+    if (keeps_open < 0) {
+        pyl_transport_fatal_error(transport, "Fatal error: protocol.eof_received() call failed.");
+    } else if (keeps_open == 0) {
+        pyl_transport_close(transport);
+    }
+    leave(transport);
+}
+
+static void
+on_error(struct pyl_stream *stream, int error)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    return_view(transport);
+    if (is_deaf(transport)) {
+        return;
+    }
+    PyObject *exception = pyl_make_oserror(error, NULL);
+    if (exception == NULL) {
+        exception = PyErr_GetRaisedException();
+    } else if (transport->loop->is_debug) {
+        pyl_transport_log_debug(transport, "%r: Fatal error on socket transport");
+    }
+    pyl_transport_settle_waiter(transport, exception);
+    pyl_transport_force_close(transport, exception);
+    Py_DECREF(exception);
+}
+
+static void
+on_progress(struct pyl_stream *stream)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    if (transport->is_protocol_paused || transport->empty_waiter != NULL) {
+        if (!transport->is_detached && enter(transport)) {
+            pyl_transport_after_progress(transport);
+            leave(transport);
+        }
+    }
+}
+
+static void
+release(struct pyl_stream *stream, void *owner)
+{
+    (void)stream;
+    Py_DECREF((PyObject *)owner);
+}
+
+/* ---- the end ---- */
+
+static void
+call_connection_lost(struct pyl_transport *transport)
+{
+    PyObject *error = transport->error != NULL ? transport->error : Py_None;
+    PyObject *result = PyObject_CallMethodOneArg(
+        transport->protocol, transport->state->str.connection_lost, error);
+    if (result == NULL && !passes_through(transport, "Exception in connection_lost()")) {
+        pyl_transport_report(transport, "Exception in callback protocol.connection_lost()",
+                             PyErr_GetRaisedException());
+    }
+    Py_XDECREF(result);
+}
+
+/* Who waits for the queue to be sent (sendfile) must not wait for ever. */
+static void
+fail_empty_waiter(struct pyl_transport *transport)
+{
+    if (transport->empty_waiter == NULL) {
+        return;
+    }
+    PyObject *exception = PyObject_CallFunction(PyExc_ConnectionError, "s",
+                                                "Connection is closed by peer");
+    if (exception == NULL) {
+        pyl_loop_report(transport->loop, "Exception in sendfile", NULL, NULL);
+        return;
+    }
+    pyl_transport_settle_waiter(transport, exception);
+    Py_DECREF(exception);
+}
+
+void
+pyl_transport_lose(struct pyl_transport *transport)
+{
+    if (transport->is_closed || transport->is_detached) {
+        return;
+    }
+    transport->is_closing = true;
+    transport->is_losing = true;
+    if (enter(transport)) {
+        call_connection_lost(transport);
+        fail_empty_waiter(transport);
+        leave(transport);
+    }
+    transport->is_closed = true;
+    pyl_transport_let_go(transport);
+}
+
+static void
+on_closed(struct pyl_stream *stream)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    if (transport->is_detached) {
+        return;
+    }
+    Py_INCREF(transport);
+    pyl_transport_keep_names(transport);
+    /* The fd number may be somebody else's as soon as the stream has closed it. */
+    pyl_fd_table_remove(&transport->loop->fds, transport->fd, (PyObject *)transport);
+    if (transport->is_start_queued) {
+        transport->is_lost_due = true; /* connection_made comes first; start_job goes on */
+    } else {
+        pyl_transport_lose(transport);
+    }
+    Py_DECREF(transport);
+}
+
+const struct pyl_stream_ops pyl_transport_stream_ops = {
+    .on_data = on_data,
+    .get_buffer = get_buffer,
+    .on_buffer_filled = on_buffer_filled,
+    .on_eof = on_eof,
+    .on_error = on_error,
+    .on_progress = on_progress,
+    .on_closed = on_closed,
+    .release = release,
+};
