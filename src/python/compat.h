@@ -21,6 +21,9 @@
 #define Py_READONLY READONLY
 #endif
 
+/* asyncio's Server: _attach(transport) and _detach(transport) since 3.13, without an argument before. */
+#define PYL_SERVER_KNOWS_TRANSPORTS (PY_VERSION_HEX >= 0x030D0000)
+
 /* Per-object locks: free-threaded builds have them, elsewhere the GIL is the lock. */
 #ifndef Py_BEGIN_CRITICAL_SECTION
 #define Py_BEGIN_CRITICAL_SECTION(object) {

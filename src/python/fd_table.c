@@ -42,8 +42,7 @@ pyl_fd_table_add(struct pyl_fd_table *table, int fd, PyObject *owner)
         return -1;
     }
     if (table->owners[fd] != NULL) {
-        PyErr_Format(PyExc_RuntimeError, "File descriptor %d is used by %R", fd,
-                     table->owners[fd]);
+        PyErr_Format(PyExc_RuntimeError, "File descriptor %d is used by %R", fd, table->owners[fd]);
         return -1;
     }
     table->owners[fd] = Py_NewRef(owner);

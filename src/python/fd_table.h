@@ -2,7 +2,8 @@
  * fd_table.h - the open transports and listeners of a loop, by file descriptor.
  *
  * An entry is the reference that keeps a transport or listener alive while the kernel may still
- * complete its ops. It is dropped when the object is closed, or by the loop's close(), in this order:
+ * complete its ops. It is dropped when the object is closed, or by the loop's close() in this
+ * order:
  *
  *   pyl_fd_table_detach(loop);   every object cancels its ops and calls its owner no more
  *   pyl_worker_fini(...);        the ops reach their terminal events

@@ -20,8 +20,8 @@ struct pyl_server_socket {
     PyObject *accept;      /* NULL: plain transports are made here; else called with each new fd */
     PyObject *weakrefs;
     int fd;
-    bool is_open;          /* entry in loop->fds */
-    bool is_detached;      /* the loop is gone */
+    bool is_open;     /* entry in loop->fds */
+    bool is_detached; /* the loop is gone */
     struct pyl_listener listener;
 };
 

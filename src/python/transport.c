@@ -14,8 +14,7 @@
 int
 pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
 {
-    int is_buffered =
-        PyObject_IsInstance(protocol, transport->state->asyncio_buffered_protocol);
+    int is_buffered = PyObject_IsInstance(protocol, transport->state->asyncio_buffered_protocol);
     if (is_buffered < 0) {
         return -1;
     }
@@ -51,12 +50,10 @@ pyl_transport_start_run(struct pyl_job *job)
 static int
 call_server(struct pyl_transport *transport, const char *method)
 {
-#if PY_VERSION_HEX >= 0x030D0000
     PyObject *result =
-        PyObject_CallMethod(transport->server, method, "O", (PyObject *)transport);
-#else
-    PyObject *result = PyObject_CallMethod(transport->server, method, NULL);
-#endif
+        PYL_SERVER_KNOWS_TRANSPORTS
+            ? PyObject_CallMethod(transport->server, method, "O", (PyObject *)transport)
+            : PyObject_CallMethod(transport->server, method, NULL);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -86,8 +83,7 @@ take_peer(struct pyl_transport *transport)
 {
     struct pyl_sockaddr address;
     if (pyl_socket_peer_address(transport->fd, &address) == 0 &&
-        address.u.any.sa_family != AF_UNIX &&
-        address.size <= sizeof(transport->accepted_peer)) {
+        address.u.any.sa_family != AF_UNIX && address.size <= sizeof(transport->accepted_peer)) {
         memcpy(&transport->accepted_peer, &address.u, address.size);
         transport->accepted_peer_size = (uint8_t)address.size;
     }
@@ -97,8 +93,7 @@ take_peer(struct pyl_transport *transport)
 static int
 prepare(struct pyl_transport *transport, PyObject *sock, const struct pyl_transport_args *args)
 {
-    transport->context = args->context != NULL ? Py_NewRef(args->context)
-                                               : PyContext_CopyCurrent();
+    transport->context = args->context != NULL ? Py_NewRef(args->context) : PyContext_CopyCurrent();
     if (transport->context == NULL || pyl_transport_set_protocol(transport, args->protocol) < 0) {
         return -1;
     }
@@ -116,8 +111,7 @@ prepare(struct pyl_transport *transport, PyObject *sock, const struct pyl_transp
 static int
 schedule_start(struct pyl_transport *transport, PyObject *waiter)
 {
-    PyObject *made =
-        PyObject_GetAttr(transport->protocol, transport->state->str.connection_made);
+    PyObject *made = PyObject_GetAttr(transport->protocol, transport->state->str.connection_made);
     if (made == NULL) {
         return -1;
     }

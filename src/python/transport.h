@@ -3,7 +3,8 @@
  * the listener and the sendfile glue.
  *
  * Life:  open (entry in loop->fds)  --close, abort, error-->  closing  --on_closed-->  closed
- * The entry in loop->fds is dropped at `closed`; until then the stream's ops may refer to this memory.
+ * The entry in loop->fds is dropped at `closed`; until then the stream's ops may refer to this
+ * memory.
  *
  * Loop thread, attached thread state, everywhere.
  */
@@ -36,18 +37,18 @@ struct pyl_transport {
     PyObject *error;         /* what connection_lost gets, or NULL for None */
     PyObject *empty_waiter;  /* future of sendfile, or NULL */
 
-    PyObject *given_extra;   /* the constructor's `extra`, or NULL */
-    PyObject *trsock;        /* TransportSocket handed out, or NULL */
-    PyObject *sockname;      /* NULL: not asked for yet */
+    PyObject *given_extra; /* the constructor's `extra`, or NULL */
+    PyObject *trsock;      /* TransportSocket handed out, or NULL */
+    PyObject *sockname;    /* NULL: not asked for yet */
     PyObject *peername;
     struct sockaddr_in6 accepted_peer; /* of an accepted TCP connection, taken while it was sure */
     uint8_t accepted_peer_size;        /* 0: none */
 
-    int fd; /* stays for repr when closed */
-    uint32_t lost_writes; /* asyncio's _conn_lost: writes to a lost connection, and 1 for the loss */
+    int fd;               /* stays for repr when closed */
+    uint32_t lost_writes; /* asyncio's _conn_lost: 1 for the loss, and writes since closing */
     size_t high_water;
     size_t low_water;
-    bool is_buffered;        /* protocol is a BufferedProtocol */
+    bool is_buffered; /* protocol is a BufferedProtocol */
     bool is_closing;
     bool is_losing;          /* connection_lost is due: the protocol hears of nothing else */
     bool is_closed;          /* connection_lost was called, or never opened */
@@ -68,10 +69,10 @@ struct pyl_transport {
 
 struct pyl_transport_args {
     PyObject *protocol;
-    PyObject *context;  /* NULL: a copy of the current one */
-    PyObject *waiter;   /* future, or NULL */
-    PyObject *extra;    /* dict, or NULL */
-    PyObject *server;   /* or NULL */
+    PyObject *context; /* NULL: a copy of the current one */
+    PyObject *waiter;  /* future, or NULL */
+    PyObject *extra;   /* dict, or NULL */
+    PyObject *server;  /* or NULL */
 };
 
 /* ---- transport.c: making and closing ---- */
@@ -110,13 +111,21 @@ void pyl_transport_log_debug(struct pyl_transport *transport, const char *text);
 
 /* ---- transport_write.c ---- */
 
+/* Methods of the type, as asyncio documents them; the last two are for sendfile. */
 PyObject *pyl_transport_write(PyObject *self, PyObject *data);
+/* See above. */
 PyObject *pyl_transport_writelines(PyObject *self, PyObject *list);
+/* See above. */
 PyObject *pyl_transport_write_eof(PyObject *self, PyObject *unused);
+/* See above. */
 PyObject *pyl_transport_get_write_buffer_size(PyObject *self, PyObject *unused);
+/* See above. */
 PyObject *pyl_transport_get_write_buffer_limits(PyObject *self, PyObject *unused);
+/* See above. */
 PyObject *pyl_transport_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *kwargs);
+/* See above. */
 PyObject *pyl_transport_make_empty_waiter(PyObject *self, PyObject *unused);
+/* See above. */
 PyObject *pyl_transport_reset_empty_waiter(PyObject *self, PyObject *unused);
 /* The queue got shorter: resume_writing and the empty waiter. */
 void pyl_transport_after_progress(struct pyl_transport *transport);
@@ -125,6 +134,7 @@ void pyl_transport_settle_waiter(struct pyl_transport *transport, PyObject *exce
 
 /* ---- transport_info.c ---- */
 
+/* The method of the type. */
 PyObject *pyl_transport_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs);
 /* The whole dictionary (borrowed), or NULL. */
 PyObject *pyl_transport_extra(struct pyl_transport *transport);

@@ -110,8 +110,7 @@ int
 pyl_transport_ask_names(struct pyl_transport *transport)
 {
     transport->sockname = ask_socket(transport, "getsockname");
-    transport->peername =
-        transport->sockname == NULL ? NULL : ask_socket(transport, "getpeername");
+    transport->peername = transport->sockname == NULL ? NULL : ask_socket(transport, "getpeername");
     return transport->peername == NULL ? -1 : 0;
 }
 
@@ -151,9 +150,9 @@ make_socket(struct pyl_transport *transport)
     }
     PyObject *minus_one = PyLong_FromLong(-1);
     PyObject *arguments[] = {minus_one, minus_one, minus_one, fileno};
-    PyObject *sock = minus_one == NULL ? NULL
-                                       : PyObject_Vectorcall(transport->state->socket_class,
-                                                             arguments, 4, NULL);
+    PyObject *sock = minus_one == NULL
+                         ? NULL
+                         : PyObject_Vectorcall(transport->state->socket_class, arguments, 4, NULL);
     Py_XDECREF(minus_one);
     Py_DECREF(fileno);
     if (sock == NULL) {
@@ -232,8 +231,7 @@ pyl_transport_extra(struct pyl_transport *transport)
 static bool
 is_name(PyObject *name, PyObject *interned)
 {
-    return name == interned ||
-           (PyUnicode_Check(name) && PyUnicode_Compare(name, interned) == 0);
+    return name == interned || (PyUnicode_Check(name) && PyUnicode_Compare(name, interned) == 0);
 }
 
 /* Borrowed; NULL without an exception where there is no such information. */
@@ -264,8 +262,7 @@ pyl_transport_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"name", "default", NULL};
     PyObject *name, *fallback = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:get_extra_info", names, &name,
-                                     &fallback)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:get_extra_info", names, &name, &fallback)) {
         return NULL;
     }
     PyObject *value = look_up_info((struct pyl_transport *)self, name);

@@ -1,9 +1,10 @@
 /*
  * transport_protocol.c - from the stream to the protocol: data, end of file, errors, the end.
  *
- * Everything here is called from the reactor's dispatch or from a job of the loop, never from inside a
- * call of the user's. Each call to the protocol is made in the transport's context. An exception
- * of the protocol ends the connection; KeyboardInterrupt and SystemExit leave run_forever instead.
+ * Everything here is called from the reactor's dispatch or from a job of the loop, never from
+ * inside a call of the user's. Each call to the protocol is made in the transport's context. An
+ * exception of the protocol ends the connection; KeyboardInterrupt and SystemExit leave run_forever
+ * instead.
  */
 #include "python/transport.h"
 
@@ -38,8 +39,8 @@ pyl_transport_report(struct pyl_transport *transport, const char *message, PyObj
         PyDict_SetItem(context, str->exception, exception) == 0 &&
         PyDict_SetItem(context, str->transport, (PyObject *)transport) == 0 &&
         PyDict_SetItem(context, str->protocol, protocol) == 0) {
-        result = PyObject_CallMethodOneArg((PyObject *)transport->loop,
-                                           str->call_exception_handler, context);
+        result = PyObject_CallMethodOneArg((PyObject *)transport->loop, str->call_exception_handler,
+                                           context);
     }
     Py_XDECREF(text);
     Py_XDECREF(context);
@@ -50,7 +51,8 @@ pyl_transport_report(struct pyl_transport *transport, const char *message, PyObj
     Py_XDECREF(result);
 }
 
-/* KeyboardInterrupt and SystemExit are not the protocol's error: they go to whoever runs the loop. */
+/* KeyboardInterrupt and SystemExit are not the protocol's error: whoever runs the loop gets them.
+ */
 static bool
 passes_through(struct pyl_transport *transport, const char *message)
 {
@@ -148,8 +150,7 @@ on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
     if (PYL_LIKELY(result != NULL)) {
         Py_DECREF(result);
     } else {
-        pyl_transport_fatal_error(transport,
-                                  "Fatal error: protocol.data_received() call failed.");
+        pyl_transport_fatal_error(transport, "Fatal error: protocol.data_received() call failed.");
     }
     leave(transport);
 }
@@ -229,8 +230,7 @@ on_buffer_filled(struct pyl_stream *stream, size_t size)
     if (PYL_LIKELY(result != NULL)) {
         Py_DECREF(result);
     } else {
-        pyl_transport_fatal_error(transport,
-                                  "Fatal error: protocol.buffer_updated() call failed.");
+        pyl_transport_fatal_error(transport, "Fatal error: protocol.buffer_updated() call failed.");
     }
     leave(transport);
 }
@@ -248,8 +248,8 @@ on_eof(struct pyl_stream *stream)
     if (transport->loop->is_debug) {
         pyl_transport_log_debug(transport, "%r received EOF");
     }
-    PyObject *result = PyObject_CallMethodNoArgs(transport->protocol,
-                                                 transport->state->str.eof_received);
+    PyObject *result =
+        PyObject_CallMethodNoArgs(transport->protocol, transport->state->str.eof_received);
     int keeps_open = result == NULL ? -1 : PyObject_IsTrue(result);
     Py_XDECREF(result);
     if (keeps_open < 0) {
@@ -304,8 +304,8 @@ static void
 call_connection_lost(struct pyl_transport *transport)
 {
     PyObject *error = transport->error != NULL ? transport->error : Py_None;
-    PyObject *result = PyObject_CallMethodOneArg(
-        transport->protocol, transport->state->str.connection_lost, error);
+    PyObject *result = PyObject_CallMethodOneArg(transport->protocol,
+                                                 transport->state->str.connection_lost, error);
     if (result == NULL && !passes_through(transport, "Exception in connection_lost()")) {
         pyl_transport_report(transport, "Exception in callback protocol.connection_lost()",
                              PyErr_GetRaisedException());
@@ -320,8 +320,8 @@ fail_empty_waiter(struct pyl_transport *transport)
     if (transport->empty_waiter == NULL) {
         return;
     }
-    PyObject *exception = PyObject_CallFunction(PyExc_ConnectionError, "s",
-                                                "Connection is closed by peer");
+    PyObject *exception =
+        PyObject_CallFunction(PyExc_ConnectionError, "s", "Connection is closed by peer");
     if (exception == NULL) {
         pyl_loop_report(transport->loop, "Exception in sendfile", NULL, NULL);
         return;

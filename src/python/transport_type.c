@@ -280,8 +280,8 @@ none_to_null(PyObject *object)
     return object == Py_None ? NULL : object;
 }
 
-/* StreamTransport._open(loop, sock, protocol, waiter, extra, server); sock: a socket, or the number of
- * an fd that from now on is the transport's. */
+/* StreamTransport._open(loop, sock, protocol, waiter, extra, server); sock: a socket, or the number
+ * of an fd that from now on is the transport's. */
 static PyObject *
 method_open(PyObject *type, PyObject *args)
 {
@@ -366,8 +366,10 @@ get_flag(PyObject *self, void *closure)
     return PyBool_FromLong(*((bool *)(void *)((char *)self + (uintptr_t)closure)));
 }
 
-#define FLAG(name, field)                                                                      \
-    {name, get_flag, NULL, NULL, (void *)offsetof(struct pyl_transport, field)}
+#define FLAG(name, field)                                                         \
+    {                                                                             \
+        name, get_flag, NULL, NULL, (void *)offsetof(struct pyl_transport, field) \
+    }
 
 static PyGetSetDef transport_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},

@@ -2,8 +2,9 @@
  * transport_write.c - write, write_eof and flow control of a StreamTransport.
  *
  * Writes are collected and leave in one send at the end of the turn, where asyncio sends each at
- * once. What a program can see of the difference is evened out: the queue is sent before the protocol
- * is told to pause, before its size is told, before an abort, and at once when no turn is running.
+ * once. What a program can see of the difference is evened out: the queue is sent before the
+ * protocol is told to pause, before its size is told, before an abort, and at once when no turn is
+ * running.
  */
 #include "python/transport.h"
 
@@ -301,8 +302,8 @@ pyl_transport_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *
         low = high / 4;
     }
     if (high < low || low < 0) {
-        return PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
-                            high, low);
+        return PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0", high,
+                            low);
     }
     transport->high_water = (size_t)high;
     transport->low_water = (size_t)low;
@@ -324,9 +325,8 @@ pyl_transport_settle_waiter(struct pyl_transport *transport, PyObject *exception
     PyObject *result = PyObject_CallMethod(waiter, "done", NULL);
     if (result == Py_False) { /* else: settled before, or cancelled */
         Py_DECREF(result);
-        result = exception != NULL
-                     ? PyObject_CallMethod(waiter, "set_exception", "O", exception)
-                     : PyObject_CallMethod(waiter, "set_result", "O", Py_None);
+        result = exception != NULL ? PyObject_CallMethod(waiter, "set_exception", "O", exception)
+                                   : PyObject_CallMethod(waiter, "set_result", "O", Py_None);
     }
     if (result == NULL) {
         pyl_loop_report(transport->loop, "Exception in sendfile", NULL, NULL);
@@ -348,8 +348,8 @@ pyl_transport_make_empty_waiter(PyObject *self, PyObject *unused)
         PyErr_SetString(PyExc_RuntimeError, "Transport is closing");
         return NULL;
     }
-    transport->empty_waiter = PyObject_CallMethod((PyObject *)transport->loop, "create_future",
-                                                  NULL);
+    transport->empty_waiter =
+        PyObject_CallMethod((PyObject *)transport->loop, "create_future", NULL);
     if (transport->empty_waiter == NULL) {
         return NULL;
     }
