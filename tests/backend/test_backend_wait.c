@@ -1,0 +1,328 @@
+/*
+ * test_backend_wait.c - waiting, waking, dispatching, descriptors, fork.
+ */
+#include "suite.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- timeouts ---- */
+
+/* Goal: a wait without events never ends before its timeout, and not absurdly later. */
+BACKEND_TEST(backend_wait, is_never_early)
+{
+    static const int64_t timeouts_ns[] = {1, 999, 50000, 123456, 1000000, 1500000, 20000001};
+    for (size_t i = 0; i < sizeof(timeouts_ns) / sizeof(timeouts_ns[0]); i++) {
+        int64_t start_ns = pyl_reactor_now_ns(&env->reactor);
+        env_turn(env, timeouts_ns[i]);
+        int64_t taken_ns = pyl_reactor_now_ns(&env->reactor) - start_ns;
+        cr_assert_geq(taken_ns, timeouts_ns[i]);
+        cr_assert_lt(taken_ns, 5 * PYL_NS_PER_S);
+    }
+}
+
+/* Goal: a timeout of zero does not block. */
+BACKEND_TEST(backend_wait, zero_polls)
+{
+    int64_t start_ns = pyl_clock_now_ns();
+    for (int i = 0; i < 100; i++) {
+        env_turn(env, 0);
+    }
+    cr_assert_lt(pyl_clock_now_ns() - start_ns, PYL_NS_PER_S);
+}
+
+/* Goal: a far deadline is a long wait, not an error. */
+BACKEND_TEST(backend_wait, far_deadline_is_accepted)
+{
+    pyl_reactor_wake(&env->reactor);
+    env_turn(env, PYL_NEVER_NS - 1);
+}
+
+/* ---- wake ---- */
+
+static void *
+wake_later(void *argument)
+{
+    struct env *env = argument;
+    pyl_reactor_wake(&env->reactor);
+    return NULL;
+}
+
+/* Goal: a wake before the wait makes it return at once, without a limit too. */
+BACKEND_TEST(backend_wake, before_wait)
+{
+    for (int i = 0; i < 5; i++) {
+        pyl_reactor_wake(&env->reactor);
+        env_turn(env, -1);
+    }
+}
+
+/* Goal: another thread ends a wait without a limit, again and again. */
+BACKEND_TEST(backend_wake, from_another_thread)
+{
+    for (int i = 0; i < 200; i++) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, wake_later, env);
+        env_turn(env, -1);
+        pthread_join(thread, NULL);
+        env_turn(env, 0); /* the wake may have come after the signal of this very wait was consumed */
+    }
+}
+
+/* Goal: many wakes are one, and leave nothing behind. */
+BACKEND_TEST(backend_wake, coalesces)
+{
+    env_turn(env, 0);
+    for (int i = 0; i < 1000; i++) {
+        pyl_reactor_wake(&env->reactor);
+    }
+    env_turn(env, -1);
+    uint64_t wakes = atomic_load(&env->reactor.stats.wakes);
+    cr_assert_eq(wakes, 1);
+    int64_t start_ns = pyl_reactor_now_ns(&env->reactor);
+    env_turn(env, 10 * PYL_NS_PER_MS);
+    cr_assert_geq(pyl_reactor_now_ns(&env->reactor) - start_ns, 10 * PYL_NS_PER_MS);
+}
+
+enum { POSTERS = 3, POSTS = 20000 };
+
+struct posters {
+    struct env *env;
+    _Atomic int posted;
+};
+
+static void *
+post(void *argument)
+{
+    struct posters *posters = argument;
+    for (int i = 0; i < POSTS; i++) {
+        atomic_fetch_add(&posters->posted, 1);
+        pyl_reactor_wake(&posters->env->reactor);
+    }
+    return NULL;
+}
+
+/* Goal: whatever is published before a wake is seen after some wait: no wake-up is lost. */
+BACKEND_TEST(backend_wake, none_is_lost)
+{
+    struct posters posters = {.env = env};
+    pthread_t threads[POSTERS];
+    for (int i = 0; i < POSTERS; i++) {
+        pthread_create(&threads[i], NULL, post, &posters);
+    }
+    while (atomic_load(&posters.posted) < POSTERS * POSTS) {
+        env_turn(env, -1);
+    }
+    for (int i = 0; i < POSTERS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
+static struct pyl_reactor *signal_reactor;
+
+static void
+on_signal(int number)
+{
+    (void)number;
+    pyl_reactor_wake(signal_reactor);
+}
+
+/* Goal: a signal handler may wake, and an interrupted wait returns without an error. */
+BACKEND_TEST(backend_wake, from_signal_handler)
+{
+    signal_reactor = &env->reactor;
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGALRM, &action, NULL);
+    ualarm(20000, 0);
+    int64_t start_ns = pyl_clock_now_ns();
+    env_turn(env, -1);
+    cr_assert_lt(pyl_clock_now_ns() - start_ns, 5 * PYL_NS_PER_S);
+}
+
+/* ---- dispatch ---- */
+
+static void
+stop_after_each(struct probe *probe, const struct pyl_event *event)
+{
+    (void)event;
+    pyl_reactor_stop_dispatch(&probe->env->reactor);
+}
+
+/* Goal: after stop_dispatch the rest of the events stays, in order, and wait() does not block on it. */
+BACKEND_TEST(backend_dispatch, stops_and_resumes)
+{
+    enum { PAIRS = 4 };
+    static struct probe recv[PAIRS];
+    int peers[PAIRS];
+    for (int i = 0; i < PAIRS; i++) {
+        int fds[2];
+        net_pair(env, fds);
+        peers[i] = fds[1];
+        probe_init(&recv[i], env, PYL_OP_RECV, fds[0]);
+        recv[i].then = stop_after_each;
+        probe_submit(&recv[i]);
+    }
+    env_settle(env);
+    for (int i = 0; i < PAIRS; i++) {
+        cr_assert_eq(net_write(env, peers[i], "x", 1), 1);
+    }
+    int total = 0;
+    while (total < PAIRS) {
+        int before = total;
+        env_turn(env, 10 * PYL_NS_PER_S);
+        total = 0;
+        for (int i = 0; i < PAIRS; i++) {
+            total += recv[i].calls;
+        }
+        cr_assert_leq(total, before + 1);
+    }
+}
+
+static void
+submit_again(struct probe *probe, const struct pyl_event *event)
+{
+    if (event->result > 0 && probe->calls < 10) {
+        probe->terminals = 0;
+        pyl_reactor_submit(&probe->env->reactor, &probe->op);
+    }
+}
+
+/* Goal: the callback of a terminal event may submit the same op again. */
+BACKEND_TEST(backend_dispatch, callback_submits_again)
+{
+    int fds[2];
+    static struct probe send;
+    struct iovec iov = {.iov_base = (char[]){"x"}, .iov_len = 1};
+    net_pair(env, fds);
+    probe_init(&send, env, PYL_OP_SEND, fds[0]);
+    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.then = submit_again;
+    probe_submit(&send);
+    env_until(env, &send.calls, 10);
+    cr_assert_eq(send.calls, 10);
+}
+
+/* ---- descriptors ---- */
+
+/* Goal: hundreds of connections, all busy in the same turn, each get their own bytes. */
+BACKEND_TEST(backend_fds, many)
+{
+    enum { PAIRS = 400 };
+    static struct probe recv[PAIRS];
+    static int peers[PAIRS];
+    for (int i = 0; i < PAIRS; i++) {
+        int fds[2];
+        net_pair(env, fds);
+        peers[i] = fds[1];
+        probe_init(&recv[i], env, PYL_OP_RECV, fds[0]);
+        probe_submit(&recv[i]);
+    }
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < PAIRS; i++) {
+            cr_assert_eq(net_write(env, peers[i], &i, sizeof(i)), (ssize_t)sizeof(i));
+        }
+        for (int i = 0; i < PAIRS; i++) {
+            while (recv[i].size < sizeof(i) * (size_t)(round + 1)) {
+                env_turn(env, PYL_NS_PER_S);
+            }
+        }
+    }
+    for (int i = 0; i < PAIRS; i++) {
+        int value[3];
+        cr_assert_eq(recv[i].size, sizeof(value));
+        memcpy(value, recv[i].data, sizeof(value));
+        cr_assert(value[0] == i && value[1] == i && value[2] == i);
+    }
+}
+
+/* Goal: after the terminal event, forget and close, the number can be used by a new connection. */
+BACKEND_TEST(backend_fds, number_is_reused)
+{
+    static struct probe recv;
+    for (int i = 0; i < 50; i++) {
+        int fds[2];
+        net_pair(env, fds);
+        probe_init(&recv, env, PYL_OP_RECV, fds[0]);
+        probe_submit(&recv);
+        cr_assert_eq(net_write(env, fds[1], &i, sizeof(i)), (ssize_t)sizeof(i));
+        while (recv.size < sizeof(i)) {
+            env_turn(env, PYL_NS_PER_S);
+        }
+        cr_assert_eq(memcmp(recv.data, &i, sizeof(i)), 0);
+        pyl_reactor_cancel(&env->reactor, &recv.op);
+        env_until(env, &recv.terminals, 1);
+        net_close(env, fds[0]);
+        net_close(env, fds[1]);
+        probe_fini(&recv);
+    }
+}
+
+/* Goal: high descriptor numbers work. */
+BACKEND_TEST(backend_fds, high_number)
+{
+    if (env->is_sim) {
+        return;
+    }
+    int fds[2];
+    static struct probe recv;
+    struct rlimit limit;
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    net_pair(env, fds);
+    int high = fcntl(fds[0], F_DUPFD_CLOEXEC, (int)(limit.rlim_cur > 9000 ? 9000 : limit.rlim_cur - 2));
+    cr_assert_geq(high, 0);
+    close(fds[0]);
+    probe_init(&recv, env, PYL_OP_RECV, high);
+    probe_submit(&recv);
+    cr_assert_eq(net_write(env, fds[1], "x", 1), 1);
+    env_until(env, &recv.calls, 1);
+    cr_assert_eq(recv.last_result, 1);
+}
+
+/* ---- fork ---- */
+
+/* Goal: a child that abandons the reactor, even with ops active, does not disturb the parent. */
+BACKEND_TEST(backend_fork, child_abandons)
+{
+    if (env->is_sim) {
+        return;
+    }
+    int fds[2];
+    static struct probe recv;
+    net_pair(env, fds);
+    probe_init(&recv, env, PYL_OP_RECV, fds[0]);
+    probe_submit(&recv);
+    env_settle(env);
+    pid_t child = fork();
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        pyl_reactor_abandon(&env->reactor);
+        bool is_right = pyl_op_is_idle(&recv.op) && recv.calls == 0;
+        pyl_reactor_fini(&env->reactor);
+        /* A new reactor in the child works. */
+        struct pyl_reactor fresh;
+        int rc = pyl_reactor_init(&fresh, NULL, NULL, 0);
+        if (rc == 0) {
+            pyl_reactor_wake(&fresh);
+            rc = pyl_reactor_wait(&fresh, -1);
+            pyl_reactor_fini(&fresh);
+        }
+        _exit(is_right && rc == 0 ? 0 : 1);
+    }
+    int status;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cr_assert_eq(net_write(env, fds[1], "still", 5), 5);
+    while (recv.size < 5) {
+        env_turn(env, PYL_NS_PER_S);
+    }
+    pyl_reactor_wake(&env->reactor);
+    env_turn(env, -1);
+}
