@@ -1,0 +1,507 @@
+/*
+ * load.c - the load generator of the benchmarks: N connections to 127.0.0.1, one message in
+ * flight on each, every received byte compared with what was sent.
+ *
+ *   load --port P --connections N --size BYTES [--seconds S | --messages M]
+ *   load --port P --connections N --http PATH --expect BODY [--seconds S | --messages M]
+ *
+ * Without --seconds and --messages it obeys one command per line on standard input, so that a
+ * measuring script can put its counters exactly around a run:
+ *
+ *   run SECONDS    load for that long            count MESSAGES    that many messages in all
+ *
+ * After connecting it prints "ready"; each run prints one line of JSON. End of input ends it.
+ * Each connection is proved by one message before "ready": nothing waits in a backlog unserved.
+ * Exit status: 0; 1 for a wrong byte, a lost connection or a stall; 2 for bad usage.
+ *
+ * Not for anything but this machine's loopback address: there is no way to name a host.
+ */
+#include "hist.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EVENTS_MAX 512
+#define PATTERN_SHIFT_MAX 4096u /* messages differ by where in the pattern they start */
+#define SCRATCH_BYTES (256u * 1024u)
+#define RESPONSE_BYTES_MAX 16384u /* a whole HTTP response, head and body */
+#define REQUEST_BYTES_MAX 1024u
+#define SIZE_BYTES_MAX (64u * 1024u * 1024u)
+#define CONNECT_BATCH 64u /* connections opened before each proves itself */
+#define STALL_MS 10000
+#define NS_PER_S 1000000000ull
+
+struct conn {
+    int fd;
+    uint32_t sent;
+    uint32_t received;
+    uint32_t shift; /* where this message starts in the pattern */
+    uint64_t started_ns;
+    uint64_t served;   /* answers in this run */
+    uint64_t sequence; /* messages ever started */
+    bool busy;         /* a message is in flight */
+    bool want_write;   /* EPOLLOUT is registered */
+    char *response;    /* HTTP only, RESPONSE_BYTES_MAX */
+};
+
+struct load {
+    uint16_t port;
+    uint32_t connections;
+    uint32_t size;      /* bytes of one message */
+    const char *path;   /* HTTP when set */
+    const char *expect; /* the body every response must have */
+    double seconds;
+    uint64_t messages;
+
+    int epoll_fd;
+    struct conn *conns;
+    char *pattern;
+    char *scratch;
+    char request[REQUEST_BYTES_MAX];
+
+    /* one run */
+    uint64_t started;
+    uint64_t completed;
+    uint64_t target;
+    uint64_t deadline_ns;
+    uint64_t bytes;
+    uint32_t in_flight;
+    struct hist hist;
+};
+
+static uint64_t
+now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t
+timeval_ns(struct timeval tv)
+{
+    return (uint64_t)tv.tv_sec * NS_PER_S + (uint64_t)tv.tv_usec * 1000u;
+}
+
+static _Noreturn void
+fail(const struct load *load, const struct conn *conn, const char *what, int error)
+{
+    fprintf(stderr, "load: connection %td, message %" PRIu64 ": %s%s%s\n",
+            conn != NULL ? conn - load->conns : (ptrdiff_t)-1,
+            conn != NULL ? conn->sequence : (uint64_t)0, what, error != 0 ? ": " : "",
+            error != 0 ? strerror(error) : "");
+    exit(1);
+}
+
+static void
+watch(struct load *load, struct conn *conn, int operation, bool want_write)
+{
+    struct epoll_event event = {
+        .events = EPOLLIN | (want_write ? EPOLLOUT : 0u),
+        .data.ptr = conn,
+    };
+    if (epoll_ctl(load->epoll_fd, operation, conn->fd, &event) < 0) {
+        fail(load, conn, "epoll_ctl", errno);
+    }
+    conn->want_write = want_write;
+}
+
+static const char *
+message_bytes(const struct load *load, const struct conn *conn)
+{
+    return load->path != NULL ? load->request : load->pattern + conn->shift;
+}
+
+static void
+send_more(struct load *load, struct conn *conn)
+{
+    const char *bytes = message_bytes(load, conn);
+    while (conn->sent < load->size) {
+        ssize_t n = send(conn->fd, bytes + conn->sent, load->size - conn->sent, MSG_NOSIGNAL);
+        if (n >= 0) {
+            conn->sent += (uint32_t)n;
+        } else if (errno == EAGAIN) {
+            break;
+        } else if (errno != EINTR) {
+            fail(load, conn, "send", errno);
+        }
+    }
+    bool want_write = conn->sent < load->size;
+    if (want_write != conn->want_write) {
+        watch(load, conn, EPOLL_CTL_MOD, want_write);
+    }
+}
+
+static void
+start_message(struct load *load, struct conn *conn, uint64_t now)
+{
+    uint64_t key = (uint64_t)(conn - load->conns) * 2654435761u + conn->sequence * 40503u;
+    conn->shift = (uint32_t)(key % PATTERN_SHIFT_MAX);
+    conn->sequence++;
+    conn->sent = 0;
+    conn->received = 0;
+    conn->started_ns = now;
+    conn->busy = true;
+    load->started++;
+    load->in_flight++;
+    send_more(load, conn);
+}
+
+static void
+message_done(struct load *load, struct conn *conn)
+{
+    uint64_t now = now_ns();
+    hist_add(&load->hist, now - conn->started_ns);
+    conn->busy = false;
+    conn->served++;
+    load->completed++;
+    load->in_flight--;
+    if (load->started < load->target && now < load->deadline_ns) {
+        start_message(load, conn, now);
+    }
+}
+
+/* Compares what arrived with the same stretch of the message. */
+static void
+echo_received(struct load *load, struct conn *conn, uint32_t count)
+{
+    if (!conn->busy || count > conn->sent - conn->received) {
+        fail(load, conn, "more bytes came back than were sent", 0);
+    }
+    if (memcmp(load->scratch, message_bytes(load, conn) + conn->received, count) != 0) {
+        fail(load, conn, "a byte came back changed", 0);
+    }
+    conn->received += count;
+    if (conn->received == load->size) {
+        message_done(load, conn);
+    }
+}
+
+/* The body's length as the header fields say; fails on chunked or missing framing. */
+static uint32_t
+content_length(struct load *load, struct conn *conn, const char *head, size_t head_bytes)
+{
+    static const char name[] = "\r\ncontent-length:";
+    for (size_t i = 0; i + sizeof(name) - 1 < head_bytes; i++) {
+        if (strncasecmp(head + i, name, sizeof(name) - 1) == 0) {
+            return (uint32_t)strtoul(head + i + sizeof(name) - 1, NULL, 10);
+        }
+    }
+    fail(load, conn, "response without content-length", 0);
+}
+
+static void
+http_received(struct load *load, struct conn *conn, uint32_t count)
+{
+    if (!conn->busy || conn->received + count >= RESPONSE_BYTES_MAX) {
+        fail(load, conn, "unexpected or too long response", 0);
+    }
+    memcpy(conn->response + conn->received, load->scratch, count);
+    conn->received += count;
+    conn->response[conn->received] = '\0';
+    char *end = strstr(conn->response, "\r\n\r\n");
+    if (end == NULL) {
+        return;
+    }
+    size_t head_bytes = (size_t)(end - conn->response) + 4;
+    size_t body_bytes = content_length(load, conn, conn->response, head_bytes);
+    if (conn->received < head_bytes + body_bytes) {
+        return;
+    }
+    if (strncmp(conn->response, "HTTP/1.1 200 ", 13) != 0) {
+        fail(load, conn, "status is not 200", 0);
+    }
+    if (conn->received != head_bytes + body_bytes || strcmp(end + 4, load->expect) != 0) {
+        fail(load, conn, "wrong body", 0);
+    }
+    message_done(load, conn);
+}
+
+static void
+receive(struct load *load, struct conn *conn)
+{
+    ssize_t n = recv(conn->fd, load->scratch, SCRATCH_BYTES, 0);
+    if (n < 0) {
+        if (errno == EAGAIN || errno == EINTR) {
+            return;
+        }
+        fail(load, conn, "recv", errno);
+    }
+    if (n == 0) {
+        fail(load, conn, "closed by the server", 0);
+    }
+    load->bytes += (uint64_t)n;
+    if (load->path != NULL) {
+        http_received(load, conn, (uint32_t)n);
+    } else {
+        echo_received(load, conn, (uint32_t)n);
+    }
+}
+
+/* Serves the connections until nothing is in flight. */
+static void
+drain(struct load *load)
+{
+    struct epoll_event events[EVENTS_MAX];
+    while (load->in_flight > 0) {
+        int count = epoll_wait(load->epoll_fd, events, EVENTS_MAX, STALL_MS);
+        if (count < 0 && errno != EINTR) {
+            fail(load, NULL, "epoll_wait", errno);
+        }
+        if (count == 0) {
+            fprintf(stderr, "load: %u of %u connections got no answer for %d ms\n", load->in_flight,
+                    load->connections, STALL_MS);
+            exit(1);
+        }
+        for (int i = 0; i < count; i++) {
+            struct conn *conn = events[i].data.ptr;
+            if ((events[i].events & EPOLLOUT) != 0) {
+                send_more(load, conn);
+            }
+            if ((events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
+                receive(load, conn);
+            }
+        }
+    }
+}
+
+static void
+reset_run(struct load *load, uint64_t target, uint64_t deadline_ns)
+{
+    load->started = 0;
+    load->completed = 0;
+    load->bytes = 0;
+    load->target = target;
+    load->deadline_ns = deadline_ns;
+    hist_reset(&load->hist);
+    for (uint32_t i = 0; i < load->connections; i++) {
+        load->conns[i].served = 0;
+    }
+}
+
+static void
+report(const struct load *load, uint64_t wall_ns, const struct rusage *before)
+{
+    struct rusage after;
+    getrusage(RUSAGE_SELF, &after);
+    uint64_t served_min = UINT64_MAX;
+    uint64_t served_max = 0;
+    uint32_t served_connections = 0;
+    for (uint32_t i = 0; i < load->connections; i++) {
+        uint64_t served = load->conns[i].served;
+        served_min = served < served_min ? served : served_min;
+        served_max = served > served_max ? served : served_max;
+        served_connections += served > 0;
+    }
+    printf("{\"messages\": %" PRIu64 ", \"wall_ns\": %" PRIu64 ", \"bytes\": %" PRIu64
+           ", \"connections\": %u, \"connections_served\": %u, \"served_min\": %" PRIu64
+           ", \"served_max\": %" PRIu64 ", ",
+           load->completed, wall_ns, load->bytes, load->connections, served_connections, served_min,
+           served_max);
+    printf("\"p50_ns\": %" PRIu64 ", \"p99_ns\": %" PRIu64 ", \"p999_ns\": %" PRIu64
+           ", \"max_ns\": %" PRIu64 ", \"client_user_ns\": %" PRIu64 ", \"client_sys_ns\": %" PRIu64
+           "}\n",
+           hist_percentile(&load->hist, 0.5), hist_percentile(&load->hist, 0.99),
+           hist_percentile(&load->hist, 0.999), load->hist.max,
+           timeval_ns(after.ru_utime) - timeval_ns(before->ru_utime),
+           timeval_ns(after.ru_stime) - timeval_ns(before->ru_stime));
+    fflush(stdout);
+}
+
+static void
+run(struct load *load, uint64_t messages, double seconds)
+{
+    struct rusage before;
+    getrusage(RUSAGE_SELF, &before);
+    uint64_t start = now_ns();
+    uint64_t deadline = seconds > 0 ? start + (uint64_t)(seconds * (double)NS_PER_S) : UINT64_MAX;
+    reset_run(load, messages > 0 ? messages : UINT64_MAX, deadline);
+    for (uint32_t i = 0; i < load->connections && load->started < load->target; i++) {
+        start_message(load, &load->conns[i], now_ns());
+    }
+    drain(load);
+    report(load, now_ns() - start, &before);
+}
+
+static void
+open_conn(struct load *load, struct conn *conn)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_port = htons(load->port),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+    conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (conn->fd < 0) {
+        fail(load, conn, "socket", errno);
+    }
+    if (connect(conn->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        fail(load, conn, "connect", errno);
+    }
+    int one = 1;
+    setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (fcntl(conn->fd, F_SETFL, O_NONBLOCK) < 0) {
+        fail(load, conn, "fcntl", errno);
+    }
+    if (load->path != NULL) {
+        conn->response = malloc(RESPONSE_BYTES_MAX);
+        if (conn->response == NULL) {
+            fail(load, conn, "malloc", ENOMEM);
+        }
+    }
+    watch(load, conn, EPOLL_CTL_ADD, false);
+}
+
+/* Opens in batches and has each batch answered, so that no backlog overflows. */
+static void
+open_all(struct load *load)
+{
+    reset_run(load, load->connections, UINT64_MAX);
+    for (uint32_t i = 0; i < load->connections; i++) {
+        open_conn(load, &load->conns[i]);
+        start_message(load, &load->conns[i], now_ns());
+        if (load->in_flight == CONNECT_BATCH || i + 1 == load->connections) {
+            drain(load);
+        }
+    }
+}
+
+static void
+prepare(struct load *load)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (load->path != NULL) {
+        int n = snprintf(load->request, sizeof(load->request),
+                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%u\r\n\r\n", load->path, load->port);
+        if (n < 0 || (size_t)n >= sizeof(load->request)) {
+            fprintf(stderr, "load: the path is too long\n");
+            exit(2);
+        }
+        load->size = (uint32_t)n;
+    }
+    size_t pattern_bytes = (size_t)load->size + PATTERN_SHIFT_MAX;
+    load->pattern = malloc(pattern_bytes);
+    load->scratch = malloc(SCRATCH_BYTES);
+    load->conns = calloc(load->connections, sizeof(*load->conns));
+    load->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (load->pattern == NULL || load->scratch == NULL || load->conns == NULL ||
+        load->epoll_fd < 0) {
+        fail(load, NULL, "set-up", errno);
+    }
+    uint64_t state = 0x9e3779b97f4a7c15ull; /* xorshift64: any fixed odd start will do */
+    for (size_t i = 0; i < pattern_bytes; i++) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        load->pattern[i] = (char)state;
+    }
+}
+
+static _Noreturn void
+usage(void)
+{
+    fprintf(stderr,
+            "usage: load --port P --connections N (--size BYTES | --http PATH --expect BODY)\n"
+            "            [--seconds S | --messages M]\n");
+    exit(2);
+}
+
+static void
+parse_options(struct load *load, int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"port", required_argument, NULL, 'p'},     {"connections", required_argument, NULL, 'c'},
+        {"size", required_argument, NULL, 's'},     {"seconds", required_argument, NULL, 't'},
+        {"messages", required_argument, NULL, 'm'}, {"http", required_argument, NULL, 'h'},
+        {"expect", required_argument, NULL, 'e'},   {NULL, 0, NULL, 0},
+    };
+    unsigned long port = 0;
+    unsigned long size = 0;
+    int letter;
+    while ((letter = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        switch (letter) {
+        case 'p':
+            port = strtoul(optarg, NULL, 10);
+            break;
+        case 'c':
+            load->connections = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 's':
+            size = strtoul(optarg, NULL, 10);
+            break;
+        case 't':
+            load->seconds = strtod(optarg, NULL);
+            break;
+        case 'm':
+            load->messages = strtoull(optarg, NULL, 10);
+            break;
+        case 'h':
+            load->path = optarg;
+            break;
+        case 'e':
+            load->expect = optarg;
+            break;
+        default:
+            usage();
+        }
+    }
+    bool http = load->path != NULL && load->expect != NULL;
+    if (port == 0 || port > UINT16_MAX || load->connections == 0 || optind != argc ||
+        (!http && (size == 0 || size > SIZE_BYTES_MAX))) {
+        usage();
+    }
+    load->port = (uint16_t)port;
+    load->size = (uint32_t)size;
+}
+
+static void
+obey(struct load *load)
+{
+    char line[128];
+    while (fgets(line, sizeof(line), stdin) != NULL) {
+        if (strncmp(line, "run ", 4) == 0) {
+            run(load, 0, strtod(line + 4, NULL));
+        } else if (strncmp(line, "count ", 6) == 0) {
+            run(load, strtoull(line + 6, NULL, 10), 0);
+        } else {
+            fprintf(stderr, "load: unknown command: %s", line);
+            exit(2);
+        }
+    }
+}
+
+int
+main(int argc, char **argv)
+{
+    static struct load load;
+    parse_options(&load, argc, argv);
+    prepare(&load);
+    open_all(&load);
+    if (load.seconds > 0 || load.messages > 0) {
+        run(&load, load.messages, load.seconds);
+    } else {
+        printf("ready\n");
+        fflush(stdout);
+        obey(&load);
+    }
+    return 0;
+}

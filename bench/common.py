@@ -1,0 +1,473 @@
+"""What every suite shares: where things run, child processes, statistics, the interleaved run.
+
+A suite gives `interleave` its cases, its variants and a function that measures one variant once.
+What is counted and how is in counters.py; tables are report.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+C_SOURCES = ROOT / "bench" / "c"
+C_BINARIES = ROOT / ".cache" / "bench"
+
+STARTUP_SECONDS = 20.0
+STOP_SECONDS = 10.0
+RETRIES_PER_RUN = 10  # disturbed samples measured again, over one whole run
+
+LOOPS = ("asyncio", "uvloop", "pyloop-io_uring", "pyloop-epoll")
+"""Event loops by name; `new_loop` makes them."""
+
+
+class BenchError(Exception):
+    """A measurement that cannot be believed or could not be made."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Where the server and the client run."""
+
+    server: int
+    client: int
+
+    @property
+    def shared(self) -> bool:
+        return self.server == self.client
+
+
+def choose_cores() -> Cores:
+    available = sorted(os.sched_getaffinity(0))
+    return Cores(available[0], available[1] if len(available) > 1 else available[0])
+
+
+def new_loop(name: str):
+    """The event loop called `name`; raises ImportError or RuntimeError with the cause."""
+    if name == "asyncio":
+        import asyncio
+
+        return asyncio.SelectorEventLoop()
+    if name == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    if name.startswith("pyloop-"):
+        import pyloop
+
+        return pyloop.Loop(backend=name.removeprefix("pyloop-"))
+    raise BenchError(f"unknown loop {name!r}: one of {', '.join(LOOPS)}")
+
+
+def run_python(arguments: list[str], python: str, timeout: float = 60.0) -> str:
+    """Standard output of a short child in this folder tree; BenchError with its last line."""
+    child = subprocess.run(
+        [python, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+    if child.returncode != 0:
+        lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+        raise BenchError(lines[-1])
+    return child.stdout
+
+
+def loop_problem(name: str, python: str) -> str | None:
+    """None if the loop can be made by that interpreter, otherwise why not."""
+    code = f"from bench.common import new_loop; new_loop({name!r}).close()"
+    try:
+        run_python(["-c", code], python)
+    except BenchError as error:
+        return str(error)
+    return None
+
+
+# --- C programs ---------------------------------------------------------------------------------
+
+
+def build_c(name: str) -> Path:
+    """Compiles bench/c/<name>.c when it or a header is newer than the program."""
+    source = C_SOURCES / f"{name}.c"
+    binary = C_BINARIES / name
+    newest = max(p.stat().st_mtime for p in [source, *C_SOURCES.glob("*.h")])
+    if binary.exists() and binary.stat().st_mtime > newest:
+        return binary
+    C_BINARIES.mkdir(parents=True, exist_ok=True)
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise BenchError("no C compiler: install gcc or set CC")
+    partial = binary.with_suffix(f".{os.getpid()}")
+    command = [*compiler.split(), "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"]
+    command += [str(source), "-o", str(partial)]
+    if name == "echo_uring":
+        command.append("-luring")
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode != 0:
+        raise BenchError(f"bench/c/{name}.c does not compile:\n{built.stderr}")
+    partial.rename(binary)
+    return binary
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def raise_fd_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server under test on its core. Use as a context manager."""
+
+    def __init__(self, argv: list[str], core: int, env: dict[str, str] | None = None,
+                 stdin: int = subprocess.DEVNULL):  # fmt: skip
+        self._log = tempfile.TemporaryFile()
+        self._core = core
+        self.process = subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            preexec_fn=self._in_child,
+        )
+
+    def _in_child(self) -> None:
+        os.sched_setaffinity(0, {self._core})
+        raise_fd_limit()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self.stop()
+
+    def read_port(self) -> int:
+        """The port of a server that prints "port N" as its first line."""
+        line = self.process.stdout.readline().decode()
+        if not line.startswith("port "):
+            self._die("did not announce its port")
+        return int(line.split()[1])
+
+    def wait_port(self, port: int, timeout: float = STARTUP_SECONDS) -> None:
+        """Returns once somebody accepts on the port."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                self._die(f"exited with status {self.process.returncode}")
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            time.sleep(0.02)  # between attempts to connect; there is nothing to wait on
+        self._die(f"did not accept within {timeout:g} s")
+
+    def pids(self) -> list[int]:
+        """The process and all its descendants."""
+        found, queue = [], [self.process.pid]
+        while queue:
+            pid = queue.pop()
+            found.append(pid)
+            with contextlib.suppress(OSError):
+                for task in os.listdir(f"/proc/{pid}/task"):
+                    children = Path(f"/proc/{pid}/task/{task}/children").read_text()
+                    queue.extend(int(child) for child in children.split())
+        return found
+
+    def rss_bytes(self) -> int:
+        total = 0
+        for pid in self.pids():
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return total * resource.getpagesize()
+
+    def log_tail(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-2000:]
+
+    def _die(self, what: str) -> None:
+        self.stop()
+        raise BenchError(f"server {what}\n{self.log_tail()}")
+
+    def stop(self) -> str:
+        """Ends it, by force if it must, and returns what it wrote to standard error."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                for pid in reversed(self.pids()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self.process.wait()
+        self.process.stdout.close()
+        return self.log_tail()
+
+
+class Load:
+    """The native load generator (bench/c/load.c), obeying commands. A context manager."""
+
+    def __init__(self, port: int, connections: int, core: int, *, size: int = 0, http: str = "",
+                 expect: str = ""):  # fmt: skip
+        argv = [str(build_c("load")), "--port", str(port), "--connections", str(connections)]
+        argv += ["--http", http, "--expect", expect] if http else ["--size", str(size)]
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        self._answer()  # "ready": every connection was served once
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._process.wait(STOP_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            error = self._process.stderr.read().strip()
+            self.__exit__()
+            raise BenchError(error or "the load generator ended")
+        return line
+
+    def _command(self, line: str) -> dict:
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        result = json.loads(self._answer())
+        if result["connections_served"] != min(result["connections"], result["messages"]):
+            raise BenchError(f"only {result['connections_served']} connections were served")
+        return result
+
+    def run(self, seconds: float) -> dict:
+        return self._command(f"run {seconds}")
+
+    def count(self, messages: int) -> dict:
+        return self._command(f"count {messages}")
+
+
+# --- samples and statistics ---------------------------------------------------------------------
+
+
+@dataclass
+class Sample:
+    """One measurement of one variant in one round."""
+
+    case: str
+    variant: str
+    round: int
+    metrics: dict[str, float]
+    disturbed: float = 0.0  # share of either core's time that others took
+
+
+@dataclass
+class Plan:
+    """How much to measure; the command line's choices."""
+
+    pairs: int = 7
+    seconds: float = 2.0
+    quick: bool = False
+    same_twice: bool = False  # also the baseline against itself (A/A)
+    disturbed_max: float = 0.05
+    instructions: str = "auto"
+    python: str = sys.executable
+    variants: list[str] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    cores: Cores = field(default_factory=choose_cores)
+    retries_left: int = RETRIES_PER_RUN
+    skipped: dict[str, str] = field(default_factory=dict)  # variant: why
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+AGAIN = " (again)"
+"""Suffix of the baseline's second copy in an A/A run."""
+
+
+def chosen(
+    plan: Plan,
+    known: tuple[str, ...],
+    baseline: str,
+    problem: Callable[[str, str], str | None],
+) -> list[str]:
+    """The variants to run, in order, with the A/A copy where it was asked for.
+
+    One that cannot run here is skipped aloud; asked for by name, it is an error.
+    """
+    unknown = [name for name in plan.variants if name not in known]
+    if unknown:
+        raise BenchError(f"unknown variant {unknown[0]!r}: one of {', '.join(known)}")
+    names = []
+    for name in known:
+        if plan.variants and name not in plan.variants:
+            continue
+        cause = problem(name, plan.python)
+        if cause is None:
+            names.append(name)
+        elif plan.variants:
+            raise BenchError(f"{name}: {cause}")
+        else:
+            plan.skipped[name] = cause
+            say(f"SKIPPED {name}: {cause}")
+    if plan.same_twice and baseline in names:
+        names.append(baseline + AGAIN)
+    if not names:
+        raise BenchError("nothing to measure")
+    return names
+
+
+def interleave(
+    plan: Plan, case: str, variants: list[str], measure: Callable[[str], Sample]
+) -> Iterator[Sample]:
+    """A B C, B C A, C A B: each round measures every variant once, starting one further.
+
+    A sample that other processes disturbed is measured again while retries last; what is kept
+    carries how disturbed it was.
+    """
+    for number in range(plan.pairs):
+        shift = number % len(variants)
+        for variant in variants[shift:] + variants[:shift]:
+            sample = measure(variant.removesuffix(AGAIN))
+            if sample.disturbed > plan.disturbed_max and plan.retries_left > 0:
+                plan.retries_left -= 1
+                other = measure(variant.removesuffix(AGAIN))
+                sample = min(sample, other, key=lambda s: s.disturbed)
+            sample.case, sample.variant, sample.round = case, variant, number
+            note = f"  disturbed {sample.disturbed:.0%}" if sample.disturbed > 0.05 else ""
+            say(f"  {case}  round {number + 1}/{plan.pairs}  {variant}{note}")
+            yield sample
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    ordered = sorted(values)
+    if len(ordered) >= 2:
+        low, _, high = statistics.quantiles(ordered, n=4, method="inclusive")
+    else:
+        low = high = ordered[0]
+    return {
+        "median": statistics.median(ordered),
+        "q1": low,
+        "q3": high,
+        "min": ordered[0],
+        "max": ordered[-1],
+        "n": len(ordered),
+    }
+
+
+def summarize(samples: list[Sample], baseline: str) -> list[dict]:
+    """Per case and variant: every metric's spread, and the spread of its paired ratios.
+
+    A ratio is formed within a round, so that slow drift of the machine cancels.
+    """
+    table: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for sample in samples:
+        table.setdefault((sample.case, sample.variant), {})[sample.round] = sample.metrics
+    rows = []
+    for (case, variant), rounds in table.items():
+        reference = table.get((case, baseline), {})
+        metrics, ratios = {}, {}
+        for name in sorted({name for found in rounds.values() for name in found}):
+            metrics[name] = spread([found[name] for found in rounds.values() if name in found])
+            paired = [
+                found[name] / reference[number][name]
+                for number, found in rounds.items()
+                if name in found and reference.get(number, {}).get(name)
+            ]
+            if paired:
+                ratios[name] = spread(paired)
+        rows.append({"case": case, "variant": variant, "metrics": metrics, "ratios": ratios})
+    return rows
+
+
+# --- what the figures were measured on ----------------------------------------------------------
+
+_PACKAGES = ("uvloop", "uvicorn", "httptools", "granian", "fastapi", "starlette", "pydantic",
+             "data-bridge-pyloop")  # fmt: skip
+
+_VERSIONS_CODE = f"""
+import importlib.metadata as m, json, platform, sys, sysconfig
+found = {{}}
+for name in {_PACKAGES!r}:
+    try: found[name] = m.version(name)
+    except m.PackageNotFoundError: pass
+flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
+found["python"] = platform.python_implementation() + " " + platform.python_version()
+found["python build"] = " ".join(
+    f for f in ("--enable-optimizations", "--with-lto", "--disable-gil") if f in flags) or "plain"
+print(json.dumps(found))
+"""
+
+
+def _first_line(command: list[str]) -> str | None:
+    if not shutil.which(command[0]):
+        return None
+    child = subprocess.run(command, capture_output=True, text=True)
+    lines = (child.stdout + child.stderr).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0]).split(" Copyright")[0] if lines else None
+
+
+def versions(python: str) -> dict[str, str]:
+    found = json.loads(run_python(["-c", _VERSIONS_CODE], python))
+    tools = {
+        "wrk": ["wrk", "-v"],
+        "h2load": ["h2load", "--version"],
+        "perf": ["perf", "--version"],
+        "valgrind": ["valgrind", "--version"],
+        "cc": [os.environ.get("CC", "cc"), "--version"],
+        "pyloop commit": ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
+    }
+    for name, command in tools.items():
+        line = _first_line(command)
+        if line:
+            found[name] = line.removeprefix(f"{name} ")
+    return found
+
+
+def machine(cores: Cores) -> dict[str, object]:
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu.group(1) if cpu else platform.processor(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(int(memory.group(1)) / 2**20) if memory else None,
+        "hypervisor": "hypervisor" in Path("/proc/cpuinfo").read_text(),
+        "server_core": cores.server,
+        "client_core": cores.client,
+        "load_average_at_start": round(os.getloadavg()[0], 2),
+        "libc": " ".join(platform.libc_ver()),
+        "arch": sysconfig.get_platform(),
+    }

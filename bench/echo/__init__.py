@@ -1,0 +1,1 @@
+"""TCP echo on each loop: run.py measures, server.py is measured."""

@@ -1,0 +1,1 @@
+"""HTTP servers against one another: run.py measures, plain.py and fastapi_json.py are served."""

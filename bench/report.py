@@ -1,0 +1,156 @@
+"""Results as JSON and as a Markdown table: medians, spread, paired ratios, missed targets."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+from bench import targets
+from bench.common import Plan, Sample, machine, summarize, versions
+
+FORMAT = 1
+
+COLUMNS = {
+    "http": (
+        ("requests_per_s", "requests/s", "{:,.0f}"),
+        ("p50_us", "p50 µs", "{:,.0f}"),
+        ("p99_us", "p99 µs", "{:,.0f}"),
+        ("paced_p50_us", "paced p50", "{:,.0f}"),
+        ("paced_p99_us", "paced p99", "{:,.0f}"),
+        ("user_instr", "user instr.", "{:,.0f}"),
+        ("kernel_instr", "kernel instr.", "{:,.0f}"),
+        ("syscalls", "syscalls", "{:.2f}"),
+        ("cpu_ns", "CPU ns", "{:,.0f}"),
+        ("user_ns", "user ns", "{:,.0f}"),
+        ("kernel_ns", "kernel ns", "{:,.0f}"),
+        ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
+        ("server_busy", "server busy", "{:.0%}"),
+    ),
+    "echo": (
+        ("messages_per_s", "messages/s", "{:,.0f}"),
+        ("p50_us", "p50 µs", "{:,.0f}"),
+        ("p99_us", "p99 µs", "{:,.0f}"),
+        ("p999_us", "p99.9 µs", "{:,.0f}"),
+        ("user_instr", "user instr.", "{:,.0f}"),
+        ("kernel_instr", "kernel instr.", "{:,.0f}"),
+        ("syscalls", "syscalls", "{:.2f}"),
+        ("cpu_ns", "CPU ns", "{:,.0f}"),
+        ("user_ns", "user ns", "{:,.0f}"),
+        ("kernel_ns", "kernel ns", "{:,.0f}"),
+        ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
+        ("server_busy", "server busy", "{:.0%}"),
+    ),
+    "micro": (
+        ("ns", "ns", "{:,.0f}"),
+        ("user_instr", "user instr.", "{:,.0f}"),
+        ("kernel_instr", "kernel instr.", "{:,.0f}"),
+        ("syscalls", "syscalls", "{:.2f}"),
+        ("cpu_ns", "CPU ns", "{:,.0f}"),
+    ),
+}
+PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
+           "micro": ("user_instr", "ns")}  # fmt: skip
+"""The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
+
+
+def document(suite: str, plan: Plan, samples: list[Sample], baseline: str, command: str,
+             counting: dict) -> dict:  # fmt: skip
+    """Everything about one run, ready for JSON."""
+    rows = summarize(samples, baseline)
+    return {
+        "format": FORMAT,
+        "suite": suite,
+        "command": command,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "baseline": baseline,
+        "pairs": plan.pairs,
+        "seconds": plan.seconds,
+        "quick": plan.quick,
+        "counting": counting,
+        "skipped": plan.skipped,
+        "disturbed_samples": sum(s.disturbed > plan.disturbed_max for s in samples),
+        "machine": machine(plan.cores),
+        "versions": versions(plan.python),
+        "summary": rows,
+        "targets": targets.check(suite, rows),
+        "samples": [vars(sample) for sample in samples],
+    }
+
+
+def to_json(result: dict) -> str:
+    return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+
+
+def markdown(result: dict) -> str:
+    """The tables of one run, one for each case, under what they were measured on."""
+    suite = result["suite"]
+    parts = [f"# {suite}", *_preamble(result)]
+    for case in dict.fromkeys(row["case"] for row in result["summary"]):
+        rows = [row for row in result["summary"] if row["case"] == case]
+        parts += [f"## {suite}: {case}", _table(suite, rows, result["baseline"])]
+    if result["targets"]:
+        parts += ["## Targets", _targets(result["targets"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _preamble(result: dict) -> list[str]:
+    found, counting = result["machine"], result["counting"]
+    shared = " (the same core: do not believe the clocks)" * (
+        found["server_core"] == found["client_core"]
+    )
+    lines = [
+        f"Command: `{result['command']}`, {result['date']}.",
+        f"Machine: {found['system']}, {found['cpu']}, {found['cpus']} CPUs"
+        + (", virtual" if found["hypervisor"] else "")
+        + f"; server on core {found['server_core']}, client on core {found['client_core']}{shared};"
+        + f" load average at start {found['load_average_at_start']}.",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".",
+        f"{result['pairs']} interleaved rounds; median, quartiles in brackets; ratios are formed "
+        f"within a round against {result['baseline']}. "
+        f"{result['disturbed_samples']} of {len(result['samples'])} samples were disturbed by "
+        "other work on the machine.",
+        f"User instructions: {counting['instructions']}."
+        + (f" Why not by hardware: {counting['why']}; so kernel instructions are not known."
+           if counting["why"] else "")
+        + (f" System calls not counted: {counting['syscalls']}." if counting["syscalls"] else ""),
+    ]  # fmt: skip
+    if result["skipped"]:
+        skipped = "; ".join(f"{name} ({why})" for name, why in result["skipped"].items())
+        lines.append(f"**Skipped:** {skipped}.")
+    if result["quick"]:
+        lines.append("**Quick mode: shows that the bench works, not how fast anything is.**")
+    return lines
+
+
+def _table(suite: str, rows: list[dict], baseline: str) -> str:
+    columns = [c for c in COLUMNS[suite] if any(c[0] in row["metrics"] for row in rows)]
+    primary = [
+        (name, label) for name, label, _ in columns if name in PRIMARY[suite]
+    ]  # in column order
+    head = ["", *(label for _, label, _ in columns)]
+    head += [f"{label} ÷ {baseline}" for _, label in primary]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [row["variant"]]
+        cells += [_cell(row["metrics"].get(name), form) for name, _, form in columns]
+        cells += [_cell(row["ratios"].get(name), "{:.2f}") for name, _ in primary]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: dict | None, form: str) -> str:
+    if value is None:
+        return "–"
+    median = form.format(value["median"])
+    low, high = form.format(value["q1"]), form.format(value["q3"])
+    return median if low == high else f"{median} [{low}–{high}]"
+
+
+def _targets(checks: list[dict]) -> str:
+    lines = ["| target | wanted | measured | |", "|---|---|---|---|"]
+    for check in checks:
+        verdict = "met" if check["met"] else "**missed**"
+        lines.append(
+            f"| {check['what']} | {check['wanted']} | {check['measured']:.2f} | {verdict} |"
+        )
+    return "\n".join(lines)
