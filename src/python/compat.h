@@ -104,6 +104,47 @@ PyErr_SetRaisedException(PyObject *exception)
 #endif
 
 #if PY_VERSION_HEX < 0x030D0000
+static inline bool
+pyl_is_finalizing(void)
+{
+    return _Py_IsFinalizing();
+}
+#else
+static inline bool
+pyl_is_finalizing(void)
+{
+    return Py_IsFinalizing();
+}
+#endif
+
+/* The __dict__ of a heap type: new reference. */
+static inline PyObject *
+pyl_type_dict(PyTypeObject *type)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    return Py_NewRef(type->tp_dict);
+#else
+    return PyType_GetDict(type);
+#endif
+}
+
+/* Puts back what PyErr_GetRaisedException() gave, NULL included. Steals it. */
+static inline void
+pyl_restore_exception(PyObject *exception)
+{
+    if (exception != NULL) {
+        PyErr_SetRaisedException(exception);
+    }
+}
+
+/* Whether `context` is the one this thread has entered last. */
+static inline bool
+pyl_context_is_current(PyObject *context)
+{
+    return PyThreadState_Get()->context == context;
+}
+
+#if PY_VERSION_HEX < 0x030D0000
 static inline int
 PyObject_GetOptionalAttr(PyObject *object, PyObject *name, PyObject **ret)
 {

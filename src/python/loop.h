@@ -21,6 +21,7 @@ struct pyl_loop {
     bool is_stopping;
     bool is_debug;
     bool is_forked_child;    /* abandoned after fork: every use raises RuntimeError */
+    bool has_own_call_soon;  /* call_soon is overridden in Python, by a subclass or on the instance */
     unsigned long thread_id; /* PyThread_get_thread_ident() while running, else 0 */
     PyThreadState *parked_tstate; /* between before_wait and after_wait */
     PyObject *raised;        /* BaseException a callback let through: leaves run_forever */
@@ -34,6 +35,21 @@ static inline struct pyl_loop *
 pyl_loop_of_worker(struct pyl_worker *worker)
 {
     return PYL_CONTAINER_OF(worker, struct pyl_loop, worker);
+}
+
+/* True while a callback may be queued without calling loop.call_soon() by name: nothing is overridden and
+ * that call would neither raise nor note anything for debugging. */
+static inline bool
+pyl_loop_is_direct(const struct pyl_loop *loop)
+{
+    return !(loop->is_closed || loop->is_debug || loop->is_forked_child || loop->has_own_call_soon);
+}
+
+/* The loop is running in another thread than this one. */
+static inline bool
+pyl_loop_is_foreign_thread(const struct pyl_loop *loop)
+{
+    return loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident();
 }
 
 /* Called with an exception set, which is consumed. An Exception goes to

@@ -13,6 +13,7 @@
 
 #include "base/list.h"
 #include "base/platform.h"
+#include "python/task_state.h"
 
 /* One row per string used as an attribute, method or keyword name on a hot path. */
 #define PYL_STRINGS(X)                                                                         \
@@ -44,7 +45,17 @@
     X(source_traceback)                                                                        \
     X(socket)                                                                                  \
     X(sockname)                                                                                \
-    X(peername)
+    X(peername)                                                                                \
+    X(get_debug)                                                                               \
+    X(is_running)                                                                              \
+    X(_loop)                                                                                   \
+    X(result)                                                                                  \
+    X(msg)                                                                                     \
+    X(task)                                                                                    \
+    X(future)                                                                                  \
+    X(PENDING)                                                                                 \
+    X(CANCELLED)                                                                               \
+    X(FINISHED)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;
@@ -90,6 +101,15 @@ struct pyl_strings {
     X(leave_task, "asyncio.tasks", "_leave_task", true)                                        \
     X(register_task, "asyncio.tasks", "_register_task", true)                                  \
     X(unregister_task, "asyncio.tasks", "_unregister_task", true)                              \
+    X(register_eager_task, "asyncio.tasks", "_register_eager_task", false) /* 3.12 */            \
+    X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task", false)                 \
+    X(current_tasks, "asyncio.tasks", "_current_tasks", false) /* NULL from 3.14 on */        \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine", true)                                  \
+    X(future_repr, "asyncio.base_futures", "_future_repr", true)                               \
+    X(task_repr, "asyncio.base_tasks", "_task_repr", true)                                     \
+    X(task_get_stack, "asyncio.base_tasks", "_task_get_stack", true)                           \
+    X(task_print_stack, "asyncio.base_tasks", "_task_print_stack", true)                       \
+    X(get_event_loop, "asyncio.events", "get_event_loop", true)                                \
     X(get_running_loop, "asyncio.events", "_get_running_loop", true)                           \
     X(set_running_loop, "asyncio.events", "_set_running_loop", true)
 
@@ -115,6 +135,8 @@ struct pyl_state {
 
     struct pyl_job_kind job_kinds[PYL_JOB_KINDS_MAX]; /* written while the module is executed */
     int job_kind_count;
+
+    struct pyl_task_state tasks;
 
     struct pyl_gil_lock loops_lock; /* guards `loops` */
     struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */

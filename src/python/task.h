@@ -24,6 +24,8 @@ bool pyl_future_is_done(PyObject *future);
  */
 typedef void pyl_future_done_fn(PyObject *future, void *user);
 void pyl_future_set_done_hook(PyObject *future, pyl_future_done_fn *done, void *user);
+/* Takes the hook away if it did not run: `user` is about to die. */
+void pyl_future_clear_done_hook(PyObject *future);
 
 /* The outcome of a done future, without marking the exception as retrieved unless asked:
  * 0 result in *ret (new reference), 1 exception in *ret (new), 2 cancelled (*ret NULL). */
@@ -38,7 +40,7 @@ int pyl_future_outcome(PyObject *future, bool is_retrieved, PyObject **ret);
 PyObject *pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
                        bool is_eager);
 
-/* task.cancel(msg) */
+/* task.cancel(msg): 1 if a cancellation was requested, 0 if it is done already, -1 with an exception. */
 int pyl_task_cancel(PyObject *task, PyObject *message);
 
 /* An awaitable that is done already with None: `await x` costs no suspension. New reference to one shared
