@@ -29,9 +29,15 @@ SANITIZER_ENV = {
     "asan": {
         "ASAN_OPTIONS": "abort_on_error=1:detect_stack_use_after_return=1:strict_string_checks=1",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "LSAN_OPTIONS": f"suppressions={ROOT}/tools/sanitizers/lsan.supp:print_suppressions=0",
     },
     "tsan": {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"},
 }
+
+
+# Criterion does not look at the exit status of a test that has already reported: a leak is found only here.
+SANITIZER_WORDS = re.compile(r"^.*(ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:).*$",
+                             re.MULTILINE)
 
 
 def folder(variant):
@@ -125,6 +131,9 @@ def run_test(job, variant, test):
             lines = output.strip().splitlines()
             return skipped(f"{name}: {lines[-1] if lines else 'status 77'}")
         outcome = read_totals(output, name) or Outcome(passed=int(status == 0))
+    complaint = SANITIZER_WORDS.search(output) if variant in SANITIZER_ENV else None
+    if complaint and not outcome.failed:
+        outcome.add(failed(f"{name}: {complaint.group(0).strip()}"))
     if status != 0 and not outcome.failed:
         outcome.add(failed(f"{name} (status {status})"))
     return outcome
