@@ -6,7 +6,10 @@
 #include "python/module.h"
 
 #include "base/check.h"
+#include "python/loop_internal.h"
 #include "sched/job.h"
+
+#include <string.h>
 
 static struct PyModuleDef module_def;
 
@@ -14,7 +17,9 @@ typedef int add_fn(PyObject *module, struct pyl_state *state);
 
 /* In order; a type used as a base stands before the types derived from it. */
 static add_fn *const add_functions[] = {
-    NULL,
+    pyl_handle_types_add,
+    pyl_poll_type_add,
+    pyl_loop_type_add,
 };
 
 struct pyl_state *
@@ -65,6 +70,44 @@ pyl_state_job_owner(struct pyl_state *state, struct pyl_job *job)
     return NULL;
 }
 
+PyObject *
+pyl_freelist_new(struct pyl_freelist *freelist, PyTypeObject *type)
+{
+    char *memory = freelist->first;
+    if (memory == NULL) {
+        return _PyObject_GC_New(type);
+    }
+    memcpy(&freelist->first, memory + sizeof(PyObject), sizeof(void *));
+    freelist->count--;
+    return PyObject_Init((PyObject *)(void *)memory, type);
+}
+
+void
+pyl_freelist_free(struct pyl_freelist *freelist, PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (PYL_FREE_THREADED || freelist->is_closed || freelist->count >= PYL_FREELIST_MAX) {
+        PyObject_GC_Del(object);
+    } else {
+        memcpy((char *)object + sizeof(PyObject), &freelist->first, sizeof(void *));
+        freelist->first = object;
+        freelist->count++;
+    }
+    Py_DECREF(type);
+}
+
+void
+pyl_freelist_close(struct pyl_freelist *freelist)
+{
+    freelist->is_closed = true;
+    while (freelist->first != NULL) {
+        char *memory = freelist->first;
+        memcpy(&freelist->first, memory + sizeof(PyObject), sizeof(void *));
+        PyObject_GC_Del(memory);
+    }
+    freelist->count = 0;
+}
+
 static PyObject *
 import_attribute(const char *module_name, const char *attribute, bool is_required)
 {
@@ -98,18 +141,20 @@ state_init(struct pyl_state *state)
     }
     PYL_IMPORTS(PYL_IMPORT_INIT)
 #undef PYL_IMPORT_INIT
-    return 0;
+    state->debug_names = Py_BuildValue("(s)", "debug");
+    return state->debug_names != NULL ? 0 : -1;
 }
 
 static int
 module_exec(PyObject *module)
 {
     struct pyl_state *state = pyl_state_of_module(module);
-    if (state_init(state) < 0) {
+    if (state_init(state) < 0 ||
+        PyModule_AddStringConstant(module, "__version__", PYL_VERSION) < 0) {
         return -1;
     }
     for (size_t i = 0; i < sizeof(add_functions) / sizeof(add_functions[0]); i++) {
-        if (add_functions[i] != NULL && add_functions[i](module, state) < 0) {
+        if (add_functions[i](module, state) < 0) {
             return -1;
         }
     }
@@ -133,6 +178,9 @@ static int
 module_clear(PyObject *module)
 {
     struct pyl_state *state = pyl_state_of_module(module);
+    /* Before the types go: PyObject_GC_Del() looks at the type. */
+    pyl_freelist_close(&state->handle_freelist);
+    pyl_freelist_close(&state->timer_handle_freelist);
 #define PYL_CLEAR_STRING(name) Py_CLEAR(state->str.name);
     PYL_STRINGS(PYL_CLEAR_STRING)
 #undef PYL_CLEAR_STRING
@@ -142,6 +190,7 @@ module_clear(PyObject *module)
 #define PYL_CLEAR_IMPORT(name, module, attribute, is_required) Py_CLEAR(state->name);
     PYL_IMPORTS(PYL_CLEAR_IMPORT)
 #undef PYL_CLEAR_IMPORT
+    Py_CLEAR(state->debug_names);
     return 0;
 }
 
@@ -150,6 +199,11 @@ module_free(void *module)
 {
     (void)module_clear(module);
 }
+
+static PyMethodDef module_methods[] = {
+    {"_abandon_loops", pyl_loop_abandon_all, METH_NOARGS, NULL},
+    {NULL},
+};
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
@@ -167,6 +221,7 @@ static struct PyModuleDef module_def = {
     .m_name = "pyloop._core",
     .m_doc = PyDoc_STR("The C half of pyloop."),
     .m_size = sizeof(struct pyl_state),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

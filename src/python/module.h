@@ -55,7 +55,17 @@
     X(future)                                                                                  \
     X(PENDING)                                                                                 \
     X(CANCELLED)                                                                               \
-    X(FINISHED)
+    X(FINISHED)                                                                                \
+    X(time)                                                                                    \
+    X(run)                                                                                     \
+    X(done)                                                                                    \
+    X(set_result)                                                                              \
+    X(_when)                                                                                   \
+    X(_callback)                                                                               \
+    X(_args)                                                                                   \
+    X(_cancelled)                                                                              \
+    X(_check_callback)                                                                         \
+    X(_create_task_slow)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;
@@ -66,6 +76,7 @@ struct pyl_strings {
 /* One row per type of ours; NULL until its pyl_*_add() ran. Rows are traversed and cleared. */
 #define PYL_TYPES(X)                                                                           \
     X(loop_type)              /* loop_type.c */                                                \
+    X(poll_type)              /* loop_fd.c */                                                  \
     X(handle_type)            /* handle_type.c */                                              \
     X(timer_handle_type)                                                                       \
     X(threadsafe_handle_type)                                                                  \
@@ -96,6 +107,7 @@ struct pyl_strings {
     X(invalid_state_error, "asyncio.exceptions", "InvalidStateError", true)                    \
     X(format_callback_source, "asyncio.format_helpers", "_format_callback_source", true)       \
     X(extract_stack, "asyncio.format_helpers", "extract_stack", true)                          \
+    X(format_handle, "asyncio.base_events", "_format_handle", true)                            \
     X(swap_current_task, "asyncio.tasks", "_swap_current_task", false) /* 3.12 */              \
     X(enter_task, "asyncio.tasks", "_enter_task", true)                                        \
     X(leave_task, "asyncio.tasks", "_leave_task", true)                                        \
@@ -124,6 +136,23 @@ struct pyl_job_kind {
 
 enum { PYL_JOB_KINDS_MAX = 16 };
 
+/* Memory of dead objects of one final (not subclassed) heap type with GC, kept for the next ones. */
+struct pyl_freelist {
+    void *first; /* linked through the first word after the object header */
+    uint32_t count;
+    bool is_closed;
+};
+
+enum { PYL_FREELIST_MAX = 512 };
+
+/* Instead of PyObject_GC_New(): fields are not initialised, the object is not tracked. New reference. */
+PyObject *pyl_freelist_new(struct pyl_freelist *freelist, PyTypeObject *type);
+/* The end of a tp_dealloc: untracked, everything cleared. Frees the memory or keeps it, and gives back the
+ * reference to the type. */
+void pyl_freelist_free(struct pyl_freelist *freelist, PyObject *object);
+/* Frees what is kept; nothing is kept from then on. */
+void pyl_freelist_close(struct pyl_freelist *freelist);
+
 struct pyl_state {
     struct pyl_strings str;
 #define PYL_TYPE_FIELD(name) PyTypeObject *name;
@@ -133,10 +162,16 @@ struct pyl_state {
     PYL_IMPORTS(PYL_IMPORT_FIELD)
 #undef PYL_IMPORT_FIELD
 
+    PyObject *debug_names; /* ('debug',): the keyword of a vectorcall */
+
     struct pyl_job_kind job_kinds[PYL_JOB_KINDS_MAX]; /* written while the module is executed */
     int job_kind_count;
 
     struct pyl_task_state tasks;
+
+    /* Never used on free-threaded builds. */
+    struct pyl_freelist handle_freelist;
+    struct pyl_freelist timer_handle_freelist;
 
     struct pyl_gil_lock loops_lock; /* guards `loops` */
     struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */
@@ -156,6 +191,7 @@ struct pyl_state *pyl_state_of_type(PyTypeObject *type);
 
 /* Each creates its types and adds them to the module. 0, or -1 with an exception. */
 int pyl_loop_type_add(PyObject *module, struct pyl_state *state);
+int pyl_poll_type_add(PyObject *module, struct pyl_state *state);
 int pyl_handle_types_add(PyObject *module, struct pyl_state *state);
 int pyl_future_types_add(PyObject *module, struct pyl_state *state);
 int pyl_task_type_add(PyObject *module, struct pyl_state *state);

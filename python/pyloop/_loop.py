@@ -1,0 +1,98 @@
+"""pyloop.Loop: the C loop under asyncio's BaseEventLoop."""
+
+import asyncio
+import os
+import sys
+import threading
+from asyncio import events, tasks
+
+from . import _core
+from ._sock import SockMixin
+from ._unix import UnixMixin, forget_wakeup_fd
+
+
+class Loop(_core.LoopCore, SockMixin, UnixMixin, asyncio.BaseEventLoop):
+    """An asyncio event loop whose hot parts are C.
+
+    backend: "io_uring", "epoll" or "kqueue"; "auto" or None picks the best that works here. RuntimeError tells why
+    one that was asked for does not. The environment variable PYLOOP_BACKEND decides for "auto".
+    native_tasks: False makes create_task() and create_future() return asyncio's own types.
+    """
+
+    def __init__(self, *, backend=None, native_tasks=True):
+        _core.LoopCore.__init__(self, backend=backend, native_tasks=native_tasks)
+        asyncio.BaseEventLoop.__init__(self)
+        self._init_unix()
+
+    # Running.
+
+    def _run_forever_setup(self):
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        self._old_agen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook,
+                               finalizer=self._asyncgen_finalizer_hook)
+        events._set_running_loop(self)
+
+    def _run_forever_cleanup(self):
+        self._stopping = False
+        self._thread_id = None
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        if self._old_agen_hooks is not None:
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            self._old_agen_hooks = None
+
+    def run_forever(self):
+        """Run until stop() is called."""
+        self._run_forever_setup()
+        try:
+            self._run()
+        finally:
+            self._run_forever_cleanup()
+
+    def close(self):
+        """Close the loop, which must not be running. What is still scheduled is dropped."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._close_unix()
+        super().close()
+        self._shut()
+
+    # Tasks.
+
+    def _create_task_slow(self, coro, **kwargs):
+        factory = self._task_factory
+        if factory is None:
+            task = tasks.Task(coro, loop=self, **kwargs)
+            if task._source_traceback:
+                del task._source_traceback[-1]
+        elif sys.version_info >= (3, 14):
+            task = factory(self, coro, **kwargs)
+        else:
+            # Before 3.14 the name is not the factory's business, nor the context unless there is one.
+            name = kwargs.pop("name", None)
+            if kwargs.get("context", self) is None:
+                del kwargs["context"]
+            task = factory(self, coro, **kwargs)
+            if name is not None:
+                task.set_name(name)
+        try:
+            return task
+        finally:
+            # gh-128552: no cycle through this frame's traceback.
+            del task
+
+
+def _after_fork_in_child():
+    if _core._abandon_loops():
+        if isinstance(events._get_running_loop(), Loop):
+            events._set_running_loop(None)
+        forget_wakeup_fd()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

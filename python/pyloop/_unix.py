@@ -1,0 +1,176 @@
+"""What pyloop takes over from asyncio's Unix loop: signals, pipes, subprocesses, Unix sockets, sendfile.
+
+Methods of asyncio that reach the selector only through _add_reader() and its kind work on any loop that has those.
+They are borrowed as plain functions, so they follow each Python version by themselves; none of them uses super().
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+import weakref
+from asyncio import selector_events, unix_events
+from asyncio.log import logger
+
+_BORROWED = {
+    selector_events.BaseSelectorEventLoop: (
+        "_make_socket_transport", "_make_ssl_transport", "_make_datagram_transport",
+        "_start_serving", "_accept_connection", "_accept_connection2", "_sendfile_native",
+        "_read_from_self", "_process_self_data", "_close_self_pipe",
+        "add_reader", "remove_reader", "add_writer", "remove_writer",
+    ),
+    unix_events._UnixSelectorEventLoop: (
+        "_process_self_data", "_handle_signal", "remove_signal_handler", "_check_signal",
+        "_make_read_pipe_transport", "_make_write_pipe_transport",
+        "create_unix_connection", "create_unix_server",
+        "_sock_sendfile_native", "_sock_sendfile_native_impl", "_sock_sendfile_update_filepos",
+        "_sock_add_cancellation_callback",
+    ),
+}
+
+
+class UnixMixin:
+
+    for _owner, _names in _BORROWED.items():
+        for _name in _names:
+            locals()[_name] = vars(_owner)[_name]
+    del _owner, _names, _name
+
+    def _init_unix(self):
+        self._signal_handlers = {}
+        self._unix_server_sockets = {}
+        self._transports = weakref.WeakValueDictionary()
+        self._ssock = self._csock = None
+
+    def _ensure_fd_no_transport(self, fd):
+        fileno = fd
+        if not isinstance(fileno, int):
+            try:
+                fileno = int(fileno.fileno())
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(f"Invalid file object: {fd!r}") from None
+        transport = self._transports.get(fileno)
+        if transport and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    # Signals.
+
+    def add_signal_handler(self, sig, callback, *args):
+        """Call callback(*args) in the loop when the signal arrives. Main thread only."""
+        self._check_closed()
+        if self._csock is None:
+            self._make_self_pipe()
+        unix_events._UnixSelectorEventLoop.add_signal_handler(self, sig, callback, *args)
+
+    def _make_self_pipe(self):
+        # Only for signal numbers, which Python writes into it: waking the loop needs no socket.
+        self._ssock, self._csock = socket.socketpair()
+        self._ssock.setblocking(False)
+        self._csock.setblocking(False)
+        self._internal_fds += 1
+        _wakeup_fds.add(self._csock.fileno())
+        self._add_reader(self._ssock.fileno(), self._read_from_self)
+
+    def _add_callback(self, handle):
+        if not handle._cancelled:
+            self.call_soon(handle._run)
+
+    def _add_callback_signalsafe(self, handle):
+        self._add_callback(handle)
+
+    def _close_unix(self):
+        if self._signal_handlers and sys.is_finalizing():
+            warnings.warn(f"Closing the loop {self!r} on interpreter shutdown stage, "
+                          "skipping signal handlers removal", ResourceWarning, source=self)
+            self._signal_handlers.clear()
+        for sig in list(self._signal_handlers):
+            self.remove_signal_handler(sig)
+        if self._ssock is not None:
+            _wakeup_fds.discard(self._csock.fileno())
+            self._close_self_pipe()
+
+    # Servers.
+
+    def _stop_serving(self, sock):
+        inode = self._unix_server_sockets.pop(sock, None)
+        path = sock.getsockname() if inode is not None else None
+        self._remove_reader(sock.fileno())
+        sock.close()
+        if inode is None:
+            return
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+
+    # Subprocesses.
+
+    async def _make_subprocess_transport(self, protocol, args, shell, stdin, stdout, stderr,
+                                         bufsize, extra=None, **kwargs):
+        waiter = self.create_future()
+        transport = unix_events._UnixSubprocessTransport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize,
+            waiter=waiter, extra=extra, **kwargs)
+        self._watch_child(transport.get_pid(), transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    def _watch_child(self, pid, transport):
+        """Reports the end of the child to the transport: by a pidfd, or where there is none by a thread."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            threading.Thread(target=self._wait_for_child, args=(pid, transport),
+                             name=f"pyloop-waitpid-{pid}", daemon=True).start()
+        else:
+            self._add_reader(pidfd, self._child_exited, pid, pidfd, transport)
+
+    def _child_exited(self, pid, pidfd, transport):
+        self._remove_reader(pidfd)
+        os.close(pidfd)
+        # Not at once: what the child wrote before it ended has been reported as readable in this turn.
+        self.call_soon(transport._process_exited, _reap(pid))
+
+    def _wait_for_child(self, pid, transport):
+        returncode = _reap(pid)
+        try:
+            self.call_soon_threadsafe(transport._process_exited, returncode)
+        except RuntimeError:
+            logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+
+def _reap(pid):
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        # Somebody else has called waitpid().
+        logger.warning("child process pid %d exit status already read: "
+                       " will report returncode 255", pid)
+        return 255
+    try:
+        return os.waitstatus_to_exitcode(status)
+    except ValueError:
+        return status
+
+
+def forget_wakeup_fd():
+    """In a forked child: signals are not for the parent's loop. asyncio does so from 3.12 on."""
+    if sys.version_info < (3, 12):
+        fd = signal.set_wakeup_fd(-1)
+        if fd not in _wakeup_fds:
+            signal.set_wakeup_fd(fd)
+
+
+_wakeup_fds = set()
