@@ -1,4 +1,4 @@
-"""What pyloop takes over from asyncio's Unix loop: signals, pipes, subprocesses, Unix sockets, sendfile.
+"""What pyloop takes over from asyncio's Unix loop: signals, pipes, subprocesses, datagrams.
 
 Methods of asyncio that reach the selector only through _add_reader() and its kind work on any loop that has those.
 They are borrowed as plain functions, so they follow each Python version by themselves; none of them uses super().
@@ -16,17 +16,13 @@ from asyncio.log import logger
 
 _BORROWED = {
     selector_events.BaseSelectorEventLoop: (
-        "_make_socket_transport", "_make_ssl_transport", "_make_datagram_transport",
-        "_start_serving", "_accept_connection", "_accept_connection2", "_sendfile_native",
+        "_make_datagram_transport",
         "_read_from_self", "_process_self_data", "_close_self_pipe",
         "add_reader", "remove_reader", "add_writer", "remove_writer",
     ),
     unix_events._UnixSelectorEventLoop: (
         "_process_self_data", "_handle_signal", "remove_signal_handler", "_check_signal",
         "_make_read_pipe_transport", "_make_write_pipe_transport",
-        "create_unix_connection", "create_unix_server",
-        "_sock_sendfile_native", "_sock_sendfile_native_impl", "_sock_sendfile_update_filepos",
-        "_sock_add_cancellation_callback",
     ),
 }
 
@@ -40,7 +36,6 @@ class UnixMixin:
 
     def _init_unix(self):
         self._signal_handlers = {}
-        self._unix_server_sockets = {}
         self._transports = weakref.WeakValueDictionary()
         self._ssock = self._csock = None
 
@@ -51,9 +46,13 @@ class UnixMixin:
                 fileno = int(fileno.fileno())
             except (AttributeError, TypeError, ValueError):
                 raise ValueError(f"Invalid file object: {fd!r}") from None
-        transport = self._transports.get(fileno)
-        if transport and not transport.is_closing():
-            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        if fileno in self._transports:
+            # asyncio's own transports: pipes and datagrams.
+            transport = self._transports.get(fileno)
+            if transport and not transport.is_closing():
+                raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        if fileno >= 0:
+            self._check_fd_free(fileno, fd)
 
     # Signals.
 
@@ -90,23 +89,6 @@ class UnixMixin:
         if self._ssock is not None:
             _wakeup_fds.discard(self._csock.fileno())
             self._close_self_pipe()
-
-    # Servers.
-
-    def _stop_serving(self, sock):
-        inode = self._unix_server_sockets.pop(sock, None)
-        path = sock.getsockname() if inode is not None else None
-        self._remove_reader(sock.fileno())
-        sock.close()
-        if inode is None:
-            return
-        try:
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
     # Subprocesses.
 

@@ -359,6 +359,21 @@ pyl_loop_py_remove_writer(PyObject *self, PyObject *fd)
     return remove_side(self, fd, SIDE_WRITE);
 }
 
+/* _check_fd_free(fd, fileobj): RuntimeError if a transport of ours uses the descriptor. */
+PyObject *
+pyl_loop_py_check_fd_free(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "_check_fd_free(fd, fileobj)");
+        return NULL;
+    }
+    int fd = fd_of_object(args[0]);
+    if (fd < 0 || pyl_fd_table_check_free(loop_of(self), args[1], fd) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 /* _poll_start(fd, events, future): completes the future when the descriptor is ready. Returns a Poll. */
 PyObject *
 pyl_loop_py_poll_start(PyObject *self, PyObject *const *args, Py_ssize_t count)

@@ -544,6 +544,7 @@ static PyMethodDef loop_methods[] = {
     {"_add_writer", FAST(pyl_loop_py_add_writer), METH_FASTCALL, NULL},
     {"_remove_reader", pyl_loop_py_remove_reader, METH_O, NULL},
     {"_remove_writer", pyl_loop_py_remove_writer, METH_O, NULL},
+    {"_check_fd_free", FAST(pyl_loop_py_check_fd_free), METH_FASTCALL, NULL},
     {"_poll_start", FAST(pyl_loop_py_poll_start), METH_FASTCALL, NULL},
     {NULL},
 };

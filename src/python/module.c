@@ -20,6 +20,8 @@ static add_fn *const add_functions[] = {
     pyl_handle_types_add,
     pyl_poll_type_add,
     pyl_loop_type_add,
+    pyl_transport_type_add,
+    pyl_listener_type_add,
 };
 
 struct pyl_state *
