@@ -1,0 +1,987 @@
+"""StreamTransport against what asyncio's _SelectorSocketTransport does."""
+
+import asyncio
+import contextvars
+import gc
+import logging
+import socket
+import weakref
+from asyncio import trsock
+
+import pytest
+
+TIMEOUT = 20
+
+
+class Recorder(asyncio.Protocol):
+    """Writes down every call, and lets a test wait for one."""
+
+    def __init__(self):
+        self.calls = []
+        self.data = bytearray()
+        self.transport = None
+        self.lost = asyncio.get_running_loop().create_future()
+        self._waiters = []
+
+    def note(self, name, *args):
+        self.calls.append((name, *args))
+        for name_wanted, waiter in list(self._waiters):
+            if name_wanted == name and not waiter.done():
+                waiter.set_result(None)
+
+    def names(self):
+        return [call[0] for call in self.calls]
+
+    async def until(self, name):
+        if name not in self.names():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append((name, waiter))
+            await asyncio.wait_for(waiter, TIMEOUT)
+
+    async def until_received(self, count):
+        async with asyncio.timeout(TIMEOUT):
+            while len(self.data) < count:
+                await asyncio.sleep(0)
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.note("connection_made")
+
+    def data_received(self, data):
+        self.data += data
+        self.note("data_received", type(data))
+
+    def eof_received(self):
+        self.note("eof_received")
+
+    def pause_writing(self):
+        self.note("pause_writing")
+
+    def resume_writing(self):
+        self.note("resume_writing")
+
+    def connection_lost(self, exc):
+        self.note("connection_lost", exc)
+        self.lost.set_result(exc)
+
+
+async def open_pair(protocol_class=Recorder):
+    """A transport with its protocol, and the blocking-mode-off socket at the other end."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    transport, protocol = await loop.create_connection(protocol_class, sock=ours)
+    return transport, protocol, theirs
+
+
+async def open_tcp_pair(protocol_class=Recorder):
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    peer.setblocking(False)
+    transport, protocol = await loop.create_connection(protocol_class, sock=client)
+    return transport, protocol, peer
+
+
+async def read_exactly(sock, count):
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while len(data) < count:
+        chunk = await asyncio.wait_for(loop.sock_recv(sock, 1 << 16), TIMEOUT)
+        assert chunk, f"end of stream after {len(data)} of {count} bytes"
+        data += chunk
+    return bytes(data)
+
+
+async def finish(transport, protocol, *socks):
+    transport.abort()
+    await asyncio.wait_for(asyncio.shield(protocol.lost), TIMEOUT)
+    for sock in socks:
+        sock.close()
+
+
+# ---- identity ----
+
+
+def test_is_an_asyncio_transport(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        assert isinstance(transport, asyncio.Transport)
+        assert isinstance(transport, asyncio.ReadTransport)
+        assert isinstance(transport, asyncio.WriteTransport)
+        assert issubclass(type(transport), asyncio.BaseTransport)
+        transport.anything = 1
+        assert transport.__dict__ == {"anything": 1}
+        assert weakref.ref(transport)() is transport
+        assert {transport: 1}[transport] == 1
+        assert transport.can_write_eof() is True
+        assert transport.is_closing() is False
+        assert transport.is_reading() is True
+        assert transport.get_protocol() is protocol
+        fd = transport.get_extra_info("socket").fileno()
+        assert repr(transport) == \
+            f"<StreamTransport fd={fd} read=polling write=<idle, bufsize=0>>"
+        await finish(transport, protocol, peer)
+        assert repr(transport) == f"<StreamTransport closed fd={fd}>"
+
+    run(main())
+
+
+def test_cannot_be_made_by_hand():
+    from pyloop import _core
+    with pytest.raises(TypeError):
+        _core.StreamTransport()
+
+
+def test_connection_made_comes_before_data_and_waiter(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        theirs.send(b"early")
+        ours.setblocking(False)
+        order = []
+
+        class Protocol(Recorder):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                order.append("made")
+
+            def data_received(self, data):
+                super().data_received(data)
+                order.append("data")
+
+        protocol = Protocol()
+        waiter = loop.create_future()
+        waiter.add_done_callback(lambda _: order.append("waiter"))
+        transport = loop._make_socket_transport(ours, protocol, waiter)
+        assert order == []
+        await protocol.until("data_received")
+        await waiter
+        assert order[0] == "made"
+        assert sorted(order) == ["data", "made", "waiter"]
+        await finish(transport, protocol, theirs)
+
+    run(main())
+
+
+def test_cancelled_waiter_is_left_alone(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        protocol = Recorder()
+        waiter = loop.create_future()
+        transport = loop._make_socket_transport(ours, protocol, waiter)
+        waiter.cancel()
+        await protocol.until("connection_made")
+        await finish(transport, protocol, theirs)
+
+    run(main())
+
+
+# ---- reading ----
+
+
+def test_data_is_bytes(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        peer.send(b"hello")
+        await protocol.until_received(5)
+        assert protocol.data == b"hello"
+        assert ("data_received", bytes) in protocol.calls
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_paused_reading_delivers_nothing_and_resumes(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, protocol, peer = await open_pair()
+        transport.pause_reading()
+        transport.pause_reading()
+        assert not transport.is_reading()
+        await loop.sock_sendall(peer, b"x" * 100)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert protocol.data == b""
+        transport.resume_reading()
+        transport.resume_reading()
+        assert transport.is_reading()
+        await protocol.until_received(100)
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_pause_in_data_received_stops_at_once(run):
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.pause_reading()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, protocol, peer = await open_pair(Protocol)
+        total = 0
+        for step in range(1, 6):
+            await loop.sock_sendall(peer, b"y" * 1000)
+            total += 1000
+            while len(protocol.data) < total:
+                await asyncio.sleep(0)
+                if not transport.is_reading():
+                    transport.resume_reading()
+        assert protocol.data == b"y" * 5000
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_pause_in_connection_made_holds(run):
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        peer.send(b"z")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert protocol.data == b""
+        transport.resume_reading()
+        await protocol.until_received(1)
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_set_protocol_between_reads(run):
+    async def main():
+        transport, first, peer = await open_pair()
+        peer.send(b"one")
+        await first.until_received(3)
+        second = Recorder()
+        transport.set_protocol(second)
+        assert transport.get_protocol() is second
+        peer.send(b"two")
+        await second.until_received(3)
+        assert (first.data, second.data) == (b"one", b"two")
+        await finish(transport, second, peer)
+        assert "connection_lost" not in first.names()
+
+    run(main())
+
+
+def test_eof_closes_by_default(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        peer.shutdown(socket.SHUT_WR)
+        assert await asyncio.wait_for(protocol.lost, TIMEOUT) is None
+        assert protocol.names() == ["connection_made", "eof_received", "connection_lost"]
+        assert transport.is_closing()
+        peer.close()
+
+    run(main())
+
+
+def test_true_from_eof_received_keeps_writing_open(run):
+    class Protocol(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            return True
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.until("eof_received")
+        assert not transport.is_closing()
+        transport.write(b"still here")
+        assert await read_exactly(peer, 10) == b"still here"
+        transport.close()
+        assert await asyncio.wait_for(protocol.lost, TIMEOUT) is None
+        assert protocol.names().count("eof_received") == 1
+        peer.close()
+
+    run(main())
+
+
+# ---- writing ----
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview,
+                                  type("Sub", (bytes,), {})])
+def test_write_takes_bytes_like(run, kind):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(kind(b"payload"))
+        assert await read_exactly(peer, 7) == b"payload"
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_a_bytearray_may_change_after_write(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        data = bytearray(b"before")
+        transport.write(data)
+        transport.write(memoryview(data))
+        data[:] = b"after, and longer"
+        assert await read_exactly(peer, 12) == b"beforebefore"
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_write_refuses_what_is_not_bytes(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        for bad in ("text", 5, None, [b"x"]):
+            with pytest.raises(TypeError) as error:
+                transport.write(bad)
+            assert str(error.value) == \
+                f"data argument must be a bytes-like object, not {type(bad).__name__!r}"
+        with pytest.raises(TypeError):
+            transport.writelines([b"ok", "text"])
+        with pytest.raises(TypeError):
+            transport.writelines(5)
+        transport.write(b"")
+        transport.writelines([])
+        transport.writelines([b"", b"a", bytearray(b"b"), memoryview(b"c"), b"d"])
+        transport.writelines(iter([b"e", b"f"]))
+        assert await read_exactly(peer, 6) == b"abcdef"
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_write_order_is_kept(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        pieces = [str(i).encode() + b"," for i in range(5000)]
+        for i, piece in enumerate(pieces):
+            transport.write(piece if i % 3 else bytearray(piece))
+        whole = b"".join(pieces)
+        assert await read_exactly(peer, len(whole)) == whole
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_small_write_counts_as_sent(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"x" * 100)
+        assert transport.get_write_buffer_size() == 0
+        assert peer.recv(200) == b"x" * 100
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_write_while_the_loop_does_not_run_leaves_at_once(loop):
+    transport, protocol, peer = loop.run_until_complete(open_pair())
+    transport.write(b"now")
+    assert peer.recv(10) == b"now"
+    loop.run_until_complete(finish(transport, protocol, peer))
+
+
+def test_write_eof(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"last")
+        transport.write_eof()
+        transport.write_eof()
+        with pytest.raises(RuntimeError, match=r"^Cannot call write\(\) after write_eof\(\)$"):
+            transport.write(b"more")
+        with pytest.raises(RuntimeError, match=r"^Cannot call writelines\(\) after write_eof\(\)$"):
+            transport.writelines([b"more"])
+        assert await read_exactly(peer, 4) == b"last"
+        assert await asyncio.get_running_loop().sock_recv(peer, 10) == b""
+        peer.send(b"answer")
+        await protocol.until_received(6)
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_write_eof_waits_for_the_queue(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"x" * 3_000_000)
+        transport.write_eof()
+        assert await read_exactly(peer, 3_000_000) == b"x" * 3_000_000
+        assert await asyncio.get_running_loop().sock_recv(peer, 10) == b""
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_flow_control(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+        transport.write(b"x" * 4_000_000)
+        assert protocol.names()[-1] == "pause_writing"
+        size = transport.get_write_buffer_size()
+        assert 64 * 1024 < size < 4_000_000
+        transport.write(b"y" * 1000)
+        assert protocol.names().count("pause_writing") == 1
+        await read_exactly(peer, 4_001_000)
+        await protocol.until("resume_writing")
+        assert transport.get_write_buffer_size() <= 16 * 1024
+        assert protocol.names().count("resume_writing") == 1
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_write_buffer_limits(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.set_write_buffer_limits(high=1000)
+        assert transport.get_write_buffer_limits() == (250, 1000)
+        transport.set_write_buffer_limits(low=1000)
+        assert transport.get_write_buffer_limits() == (1000, 4000)
+        transport.set_write_buffer_limits(5, 3)
+        assert transport.get_write_buffer_limits() == (3, 5)
+        transport.set_write_buffer_limits()
+        assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+        with pytest.raises(ValueError, match=r"^high \(1\) must be >= low \(2\) must be >= 0$"):
+            transport.set_write_buffer_limits(high=1, low=2)
+        with pytest.raises(ValueError, match=r"^high \(-1\) must be >= low \(-1\) must be >= 0$"):
+            transport.set_write_buffer_limits(high=-1)
+        transport.set_write_buffer_limits(high=0)
+        while transport.get_write_buffer_size() == 0:
+            transport.write(b"x" * 100_000)
+        assert protocol.names()[-1] == "pause_writing"
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_lowering_the_limit_pauses(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.set_write_buffer_limits(high=100_000_000)
+        transport.write(b"x" * 4_000_000)
+        assert "pause_writing" not in protocol.names()
+        transport.set_write_buffer_limits(high=1000)
+        assert protocol.names()[-1] == "pause_writing"
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_failing_pause_writing_is_reported_and_not_fatal(run, reports):
+    class Protocol(Recorder):
+        def pause_writing(self):
+            raise ZeroDivisionError("pause")
+
+        def resume_writing(self):
+            super().resume_writing()
+            raise ZeroDivisionError("resume")
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        transport.write(b"x" * 4_000_000)
+        assert reports[-1]["message"] == "protocol.pause_writing() failed"
+        assert isinstance(reports[-1]["exception"], ZeroDivisionError)
+        assert reports[-1]["transport"] is transport
+        assert reports[-1]["protocol"] is protocol
+        await read_exactly(peer, 4_000_000)
+        await protocol.until("resume_writing")
+        assert reports[-1]["message"] == "protocol.resume_writing() failed"
+        assert not transport.is_closing()
+        reports.clear()
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+# ---- closing ----
+
+
+def test_close_sends_the_queue_first(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"x" * 3_000_000)
+        transport.close()
+        assert transport.is_closing()
+        assert not transport.is_reading()
+        assert "connection_lost" not in protocol.names()
+        assert await read_exactly(peer, 3_000_000) == b"x" * 3_000_000
+        assert await asyncio.wait_for(protocol.lost, TIMEOUT) is None
+        assert await asyncio.get_running_loop().sock_recv(peer, 10) == b""
+        peer.close()
+
+    run(main())
+
+
+def test_connection_lost_comes_once_and_not_inside_close(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.close()
+        transport.close()
+        transport.abort()
+        assert "connection_lost" not in protocol.names()
+        await asyncio.wait_for(protocol.lost, TIMEOUT)
+        transport.close()
+        transport.abort()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert protocol.names().count("connection_lost") == 1
+        assert transport.get_protocol() is None
+        peer.close()
+
+    run(main())
+
+
+def test_abort_drops_the_queue(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"x" * 10_000_000)
+        transport.abort()
+        assert await asyncio.wait_for(protocol.lost, TIMEOUT) is None
+        count = 0
+        loop = asyncio.get_running_loop()
+        while chunk := await loop.sock_recv(peer, 1 << 20):
+            count += len(chunk)
+        assert 0 < count < 10_000_000
+        peer.close()
+
+    run(main())
+
+
+def test_what_was_written_before_abort_is_sent(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"bye")
+        transport.abort()
+        assert await read_exactly(peer, 3) == b"bye"
+        await asyncio.wait_for(protocol.lost, TIMEOUT)
+        peer.close()
+
+    run(main())
+
+
+def test_write_after_close_warns_from_the_fifth_on(run, caplog):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.close()
+        await asyncio.wait_for(protocol.lost, TIMEOUT)
+        with caplog.at_level(logging.WARNING, "asyncio"):
+            for _ in range(4):
+                transport.write(b"x")
+            assert caplog.records == []
+            transport.write(b"x")
+            transport.writelines([b"x"])
+        assert [r.getMessage() for r in caplog.records] == ["socket.send() raised exception."] * 2
+        peer.close()
+
+    run(main())
+
+
+def test_reset_by_peer(run):
+    async def main():
+        transport, protocol, peer = await open_tcp_pair()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.close()
+        exc = await asyncio.wait_for(protocol.lost, TIMEOUT)
+        assert isinstance(exc, ConnectionResetError)
+        assert str(exc) == "[Errno 104] Connection reset by peer"
+        assert "eof_received" not in protocol.names()
+        transport.write(b"x")
+
+    run(main())
+
+
+def test_broken_pipe_while_writing(run):
+    class Protocol(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            return True
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        peer.close()
+        await protocol.until("eof_received")
+        transport.write(b"x" * 100)
+        exc = await asyncio.wait_for(protocol.lost, TIMEOUT)
+        assert isinstance(exc, BrokenPipeError)
+
+    run(main())
+
+
+def test_transport_is_freed_when_closed(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport_ref = weakref.ref(transport)
+        await finish(transport, protocol, peer)
+        del transport
+        protocol.transport = None
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert transport_ref() is None
+
+    run(main())
+
+
+# ---- the protocol's exceptions ----
+
+
+@pytest.mark.parametrize("method, message", [
+    ("data_received", "Fatal error: protocol.data_received() call failed."),
+    ("eof_received", "Fatal error: protocol.eof_received() call failed."),
+])
+def test_exception_of_the_protocol_closes_the_connection(run, reports, method, message):
+    def fail(self, *args):
+        raise ZeroDivisionError(method)
+
+    async def main():
+        transport, protocol, peer = await open_pair(type("P", (Recorder,), {method: fail}))
+        peer.send(b"x")
+        peer.shutdown(socket.SHUT_WR)
+        exc = await asyncio.wait_for(protocol.lost, TIMEOUT)
+        assert isinstance(exc, ZeroDivisionError)
+        assert len(reports) == 1
+        assert reports[0] == {"message": message, "exception": exc, "transport": transport,
+                              "protocol": protocol}
+        reports.clear()
+        peer.close()
+
+    run(main())
+
+
+def test_exception_in_connection_made_is_reported_and_not_fatal(run, reports):
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            raise ZeroDivisionError
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        assert len(reports) == 1
+        assert reports[0]["message"].startswith("Exception in callback ")
+        assert "connection_made" in reports[0]["message"]
+        reports.clear()
+        peer.send(b"goes on")
+        await protocol.until_received(7)
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_exception_in_connection_lost_is_reported_and_the_socket_closed(run, reports):
+    class Protocol(Recorder):
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            raise ZeroDivisionError
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        transport.close()
+        assert await asyncio.get_running_loop().sock_recv(peer, 1) == b""
+        assert [type(r["exception"]) for r in reports] == [ZeroDivisionError]
+        reports.clear()
+        peer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("method", ["data_received", "eof_received", "connection_lost"])
+def test_interrupts_leave_run_forever(loop, error, method):
+    def fail(self, *args):
+        raise error
+
+    transport, protocol, peer = loop.run_until_complete(
+        open_pair(type("P", (Recorder,), {method: fail})))
+    peer.send(b"x")
+    peer.shutdown(socket.SHUT_WR)
+    with pytest.raises(error):
+        loop.run_forever()
+    type(protocol).eof_received = Recorder.eof_received
+    type(protocol).data_received = Recorder.data_received
+    if method != "connection_lost":
+        loop.run_until_complete(finish(transport, protocol))
+    peer.close()
+
+
+# ---- context ----
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+def test_callbacks_run_in_the_context_of_creation(run):
+    class Protocol(Recorder):
+        def note(self, name, *args):
+            super().note(name, *args)
+            self.calls[-1] = (name, VARIABLE.get())
+
+    async def main():
+        VARIABLE.set("creation")
+        transport, protocol, peer = await open_pair(Protocol)
+        VARIABLE.set("later")
+        peer.send(b"x")
+        await protocol.until_received(1)
+        transport.pause_reading()
+        transport.write(b"x" * 4_000_000)
+        await read_exactly(peer, 4_000_000)
+        await protocol.until("resume_writing")
+        transport.resume_reading()
+        peer.shutdown(socket.SHUT_WR)
+        await asyncio.wait_for(protocol.lost, TIMEOUT)
+        assert dict(protocol.calls) == {
+            "connection_made": "creation", "data_received": "creation",
+            "pause_writing": "later",  # called by write() itself
+            "resume_writing": "creation", "eof_received": "creation",
+            "connection_lost": "creation",
+        }
+        peer.close()
+
+    run(main())
+
+
+def test_a_variable_set_in_a_callback_stays_in_the_connection(run):
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.calls.append(("seen", VARIABLE.get()))
+            VARIABLE.set(data.decode())
+
+    async def main():
+        first = await open_pair(Protocol)
+        second = await open_pair(Protocol)
+        for transport, protocol, peer in (first, second):
+            peer.send(b"a")
+            await protocol.until_received(1)
+            peer.send(b"b")
+            await protocol.until_received(2)
+            seen = [call[1] for call in protocol.calls if call[0] == "seen"]
+            assert seen == ["unset", "a"]
+        assert VARIABLE.get() == "unset"
+        await finish(first[0], first[1], first[2])
+        await finish(second[0], second[1], second[2])
+
+    run(main())
+
+
+# ---- extra info and the descriptor ----
+
+
+def test_extra_info(run):
+    async def main():
+        transport, protocol, peer = await open_tcp_pair()
+        sock = transport.get_extra_info("socket")
+        assert type(sock) is trsock.TransportSocket
+        assert transport.get_extra_info("socket") is sock
+        assert transport.get_extra_info("sockname") == peer.getpeername()
+        assert transport.get_extra_info("peername") == peer.getsockname()
+        assert transport.get_extra_info("no such") is None
+        assert transport.get_extra_info("no such", 5) == 5
+        assert transport.get_extra_info(name="no such", default=6) == 6
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert sock.gettimeout() == 0
+        names = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        await finish(transport, protocol, peer)
+        assert sock.fileno() == -1
+        assert (transport.get_extra_info("sockname"), transport.get_extra_info("peername")) == names
+        assert transport.get_extra_info("socket") is sock
+
+    run(main())
+
+
+def test_extra_given_by_the_caller(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        protocol = Recorder()
+        transport = loop._make_socket_transport(
+            ours, protocol, extra={"peername": "me", "more": 1, "sockname": "ignored"})
+        assert transport.get_extra_info("peername") == "me"
+        assert transport.get_extra_info("more") == 1
+        assert transport.get_extra_info("sockname") == ours.getsockname()
+        assert set(transport._extra) == {"peername", "more", "sockname", "socket"}
+        transport._extra["added"] = 2
+        assert transport.get_extra_info("added") == 2
+        assert transport.get_extra_info("peername") == "me"
+        await finish(transport, protocol, theirs)
+
+    run(main())
+
+
+def test_the_users_socket_is_closed_through_its_own_close(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        await finish(transport, protocol, theirs)
+        assert ours.fileno() == -1
+
+    run(main())
+
+
+def test_closing_the_users_socket_does_not_pull_the_fd_away(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        fd = ours.fileno()
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        ours.close()
+        others = [socket.socket() for _ in range(5)]
+        assert fd not in [other.fileno() for other in others]
+        theirs.send(b"alive")
+        await protocol.until_received(5)
+        await finish(transport, protocol, theirs)
+        assert ours.fileno() == -1
+        for other in others:
+            other.close()
+
+    run(main())
+
+
+def test_the_fd_of_a_transport_is_taken(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, protocol, peer = await open_pair()
+        sock = transport.get_extra_info("socket")
+        fd = sock.fileno()
+        for call in (lambda: loop.add_reader(fd, print), lambda: loop.add_writer(fd, print),
+                     lambda: loop.remove_reader(fd), lambda: loop.remove_writer(fd)):
+            with pytest.raises(RuntimeError) as error:
+                call()
+            assert str(error.value) == f"File descriptor {fd} is used by transport {transport!r}"
+        with pytest.raises(RuntimeError) as error:
+            loop.add_reader(sock, print)
+        assert str(error.value) == f"File descriptor {sock!r} is used by transport {transport!r}"
+        await finish(transport, protocol, peer)
+        assert loop.remove_reader(fd) is False
+
+    run(main())
+
+
+def test_no_second_transport_on_one_fd(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, protocol, peer = await open_pair()
+        sock = transport._sock
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            loop._make_socket_transport(sock, Recorder())
+        peer.send(b"unharmed")
+        await protocol.until_received(8)
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_failed_construction_leaves_the_socket_open(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with pytest.raises(AttributeError, match="connection_made"):
+            loop._make_socket_transport(ours, object())
+        ours.send(b"open")
+        assert theirs.recv(10) == b"open"
+        protocol = Recorder()
+        transport = loop._make_socket_transport(ours, protocol)
+        await finish(transport, protocol, theirs)
+        assert ours.fileno() == -1
+
+    run(main())
+
+
+# ---- loop and transport end in any order ----
+
+
+def test_unclosed_transport_warns_when_the_loop_is_closed(new_loop):
+    loop = new_loop()
+    transport, protocol, peer = loop.run_until_complete(open_pair())
+    sock = transport._sock
+    loop.close()
+    assert sock.fileno() != -1
+    text = repr(transport)
+    protocol.transport = None
+    with pytest.warns(ResourceWarning) as caught:
+        del transport, protocol
+        gc.collect()
+    assert [str(w.message) for w in caught] == [f"unclosed transport {text}"]
+    assert sock.fileno() == -1
+    assert peer.recv(1) == b""
+    peer.close()
+
+
+def test_methods_after_the_loop_was_closed(new_loop):
+    loop = new_loop()
+    transport, protocol, peer = loop.run_until_complete(open_pair())
+    loop.close()
+    transport.write(b"dropped")
+    transport.pause_reading()
+    transport.resume_reading()
+    transport.set_protocol(protocol)
+    assert transport.get_write_buffer_size() == 0
+    transport.write_eof()
+    transport.close()
+    transport.abort()
+    assert transport.is_closing()
+    peer.close()
+    protocol.transport = None
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del transport, protocol
+        gc.collect()
+
+
+def test_loop_closed_with_data_queued_and_close_pending(new_loop):
+    loop = new_loop()
+    transport, protocol, peer = loop.run_until_complete(open_pair())
+    transport.write(b"x" * 10_000_000)
+    transport.close()
+    loop.close()
+    protocol.transport = None
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del transport, protocol
+        gc.collect()
+    peer.close()
+
+
+def test_debug_mode_logs(new_loop, caplog):
+    loop = new_loop()
+    loop.set_debug(True)
+
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.pause_reading()
+        transport.resume_reading()
+        peer.shutdown(socket.SHUT_WR)
+        await asyncio.wait_for(protocol.lost, TIMEOUT)
+        peer.close()
+
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        loop.run_until_complete(main())
+    loop.close()
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert "pauses reading" in text
+    assert "resumes reading" in text
+    assert "received EOF" in text
+
+
+def test_debug_mode_names_a_slow_protocol(new_loop, caplog):
+    loop = new_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+
+    async def main():
+        transport, protocol, peer = await open_pair()
+        peer.send(b"x")
+        await protocol.until_received(1)
+        await finish(transport, protocol, peer)
+
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        loop.run_until_complete(main())
+    loop.close()
+    assert any("data_received" in r.getMessage() and "took" in r.getMessage()
+               for r in caplog.records)
