@@ -15,8 +15,19 @@ def factory_of(name):
     """The zero-argument loop factory called `name`. Raises ImportError if it is not installed."""
     if name == "asyncio":
         return asyncio.SelectorEventLoop
-    module = __import__(name)
-    return module.new_event_loop
+    if name == "uvloop":
+        return _uvloop_class()
+    return __import__(name).new_event_loop
+
+
+def _uvloop_class():
+    """uvloop's Loop with the one private attribute that the tests' own tear-down reads."""
+    import uvloop
+
+    class Loop(uvloop.Loop):
+        _default_executor = None
+
+    return Loop
 
 
 def install(name):
@@ -29,7 +40,7 @@ def install(name):
         return new_event_loop()
 
     asyncio.new_event_loop = asyncio.events.new_event_loop = injected
-    asyncio.EventLoop = __import__(name).Loop
+    asyncio.EventLoop = new_event_loop if isinstance(new_event_loop, type) else __import__(name).Loop
     unittest.IsolatedAsyncioTestCase.loop_factory = staticmethod(injected)
     if not hasattr(unittest.IsolatedAsyncioTestCase, "_setupAsyncioRunner"):
         return new_event_loop
