@@ -26,6 +26,8 @@ STOCK_CLASSES = {
     "test_server": {"SelectorStartServerTests", "ProactorStartServerTests"},
     "test_buffered_proto": {"BufferedProtocolSelectorTests", "BufferedProtocolProactorTests"},
     "test_sslproto": {"SelectorStartTLSTests", "ProactorStartTLSTests"},
+    # Their set-up installs a policy that hands out a BaseEventLoop with mocked parts.
+    "test_runners": {"RunTests", "RunnerTests"},
     "test_unix_events": {"SelectorEventLoopSignalTests", "SelectorEventLoopUnixSocketTests",
                          "SelectorEventLoopUnixSockSendfileTests", "UnixReadPipeTransportTests",
                          "UnixWritePipeTransportTests", "AbstractChildWatcherTests", "BaseChildWatcherTests",
