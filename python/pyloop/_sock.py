@@ -24,7 +24,7 @@ class SockMixin:
         self._ensure_fd_no_transport(fd)
         future = self.create_future()
         poll = self._poll_start(fd, events, future)
-        is_held = isinstance(sock, socket.socket)
+        is_held = isinstance(getattr(sock, "_io_refs", None), int)
         if is_held:
             sock._io_refs += 1
         try:

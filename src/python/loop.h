@@ -91,6 +91,12 @@ void pyl_loop_raise(struct pyl_loop *loop);
 PyObject *pyl_loop_call_soon(struct pyl_loop *loop, PyObject *callback, PyObject *const *args,
                              Py_ssize_t count, PyObject *context);
 
+static inline bool
+pyl_loop_is_open(const struct pyl_loop *loop)
+{
+    return loop->is_worker_open && !atomic_load_explicit(&loop->is_closed, memory_order_relaxed);
+}
+
 /* Raises RuntimeError('Event loop is closed') or the fork error. 0 or -1. */
 int pyl_loop_check_usable(struct pyl_loop *loop);
 

@@ -98,32 +98,37 @@ check_call(struct pyl_loop *loop, PyObject *callback, const char *method)
     return 0;
 }
 
-/* Steals one reference of the handle. 0, or -1 with an exception when the loop is closed. */
+/*
+ * The way into the ready queue from any thread that may run Python. Steals one reference of the handle.
+ *
+ * Holding the GIL makes the queue ours: the loop's thread gives it away only where it does not look at the
+ * queue. So everything keeps one order, as in asyncio. Without a GIL the loop's own thread alone may touch
+ * the queue, and others go through the inbox.
+ *
+ * Returns: 0, or -1 with an exception when the loop is closed.
+ */
 static int
-post_remote(struct pyl_loop *loop, struct pyl_handle *handle)
+post_any_thread(struct pyl_loop *loop, struct pyl_handle *handle)
 {
+    unsigned long thread_id = atomic_load_explicit(&loop->thread_id, memory_order_relaxed);
+    bool is_foreign = thread_id != PyThread_get_thread_ident();
     pyl_gil_lock_acquire(&loop->remote_lock);
-    bool is_open = loop->is_worker_open && !atomic_load_explicit(&loop->is_closed,
-                                                                 memory_order_relaxed);
-    if (is_open) {
+    bool is_open = pyl_loop_is_open(loop);
+    if (is_open && PYL_FREE_THREADED && is_foreign) {
         handle->is_queued = true;
         pyl_worker_post_remote(&loop->worker, &handle->job);
+    } else if (is_open) {
+        pyl_handle_post(handle);
+        if (is_foreign && thread_id != 0) {
+            pyl_worker_wake(&loop->worker);
+        }
     }
     pyl_gil_lock_release(&loop->remote_lock);
     if (is_open) {
         return 0;
     }
     Py_DECREF(handle);
-    PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-    return -1;
-}
-
-/* Without the GIL the ready queue has no guard but "loop thread only": others go through the inbox. */
-static bool
-must_post_remote(struct pyl_loop *loop)
-{
-    return PYL_FREE_THREADED && atomic_load_explicit(&loop->thread_id, memory_order_relaxed) !=
-                                    PyThread_get_thread_ident();
+    return pyl_loop_check_usable(loop);
 }
 
 PyObject *
@@ -139,12 +144,10 @@ pyl_loop_call_soon(struct pyl_loop *loop, PyObject *callback, PyObject *const *a
         return NULL;
     }
     Py_INCREF(handle);
-    if (must_post_remote(loop)) {
-        if (post_remote(loop, handle) < 0) {
-            Py_CLEAR(handle);
-        }
-    } else {
+    if (!PYL_FREE_THREADED) {
         pyl_handle_post(handle);
+    } else if (post_any_thread(loop, handle) < 0) {
+        Py_CLEAR(handle);
     }
     return (PyObject *)handle;
 }
@@ -185,7 +188,7 @@ pyl_loop_py_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize
         return NULL;
     }
     Py_INCREF(handle);
-    if (post_remote(loop, handle) < 0) {
+    if (post_any_thread(loop, handle) < 0) {
         Py_CLEAR(handle);
     }
     return (PyObject *)handle;

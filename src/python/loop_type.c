@@ -26,8 +26,7 @@ pyl_loop_cast(struct pyl_state *state, PyObject *object)
 int
 pyl_loop_check_usable(struct pyl_loop *loop)
 {
-    if (PYL_LIKELY(!atomic_load_explicit(&loop->is_closed, memory_order_relaxed) &&
-                   loop->is_worker_open)) {
+    if (PYL_LIKELY(pyl_loop_is_open(loop))) {
         return 0;
     }
     if (loop->is_forked_child) {
@@ -59,18 +58,28 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)loop;
 }
 
-/* Does the class bring a time() of its own? */
+/* Does the class bring a method of its own instead of LoopCore's? */
 static int
-find_own_clock(struct pyl_loop *loop)
+find_override(struct pyl_loop *loop, PyObject *name, bool *ret_is_overridden)
 {
-    struct pyl_state *state = loop->state;
-    PyObject *ours = PyObject_GetAttr((PyObject *)state->loop_type, state->str.time);
-    PyObject *its = PyObject_GetAttr((PyObject *)Py_TYPE(loop), state->str.time);
+    PyObject *ours = PyObject_GetAttr((PyObject *)loop->state->loop_type, name);
+    PyObject *its = PyObject_GetAttr((PyObject *)Py_TYPE(loop), name);
     int status = ours != NULL && its != NULL ? 0 : -1;
-    loop->has_own_clock = status == 0 && ours != its;
+    *ret_is_overridden = status == 0 && ours != its;
     Py_XDECREF(ours);
     Py_XDECREF(its);
     return status;
+}
+
+/* C code takes short cuts past time() and call_soon() while they are the ones of this type. */
+static int
+find_overrides(struct pyl_loop *loop)
+{
+    struct pyl_strings *str = &loop->state->str;
+    if (find_override(loop, str->time, &loop->has_own_clock) < 0) {
+        return -1;
+    }
+    return find_override(loop, str->call_soon, &loop->has_own_call_soon);
 }
 
 static void
@@ -111,7 +120,7 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "an event loop is initialised only once");
         return -1;
     }
-    if (find_own_clock(loop) < 0) {
+    if (find_overrides(loop) < 0) {
         return -1;
     }
     loop->has_native_tasks = has_native_tasks;
@@ -309,6 +318,22 @@ loop_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* What is queued is dropped with the loop, not before: letting Python objects go may run any code. */
+static void
+loop_abandon(struct pyl_loop *loop)
+{
+    struct pyl_worker *worker = &loop->worker;
+    struct pyl_job_queue ready = worker->ready;
+    struct pyl_job_queue deferred = worker->deferred;
+    struct pyl_inbox_node *top = atomic_load(&worker->inbox.top);
+    pyl_worker_abandon(worker);
+    worker->ready = ready;
+    worker->deferred = deferred;
+    atomic_store(&worker->inbox.top, top);
+    /* If the fork happened in one of its callbacks, run_forever() must not turn again. */
+    pyl_worker_interrupt(worker);
+}
+
 /* `_core._abandon_loops()`: in the child of a fork, makes every loop of the parent's unusable and cuts it off from
  * the kernel. Returns how many there were. */
 PyObject *
@@ -325,9 +350,7 @@ pyl_loop_abandon_all(PyObject *module, PyObject *unused)
         loop->is_forked_child = true;
         atomic_store(&loop->is_closed, true);
         atomic_store(&loop->thread_id, 0);
-        pyl_worker_abandon(&loop->worker);
-        /* If the fork happened in one of its callbacks, run_forever() must not turn again. */
-        pyl_worker_interrupt(&loop->worker);
+        loop_abandon(loop);
         count++;
     }
     return PyLong_FromLong(count);
@@ -348,9 +371,7 @@ get_backend(PyObject *self, void *unused)
 static PyObject *
 get_closed(PyObject *self, void *unused)
 {
-    struct pyl_loop *loop = loop_of(self);
-    return PyBool_FromLong(!loop->is_worker_open ||
-                           atomic_load_explicit(&loop->is_closed, memory_order_relaxed));
+    return PyBool_FromLong(!pyl_loop_is_open(loop_of(self)));
 }
 
 /* BaseEventLoop assigns False in __init__ and True in close(). */
@@ -451,21 +472,24 @@ set_current_handle(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
-/* Watches for `loop.time = ...`, which test suites use to play with the clock. */
+/* Watches for `loop.time = ...` and `loop.call_soon = ...`, with which test suites play. */
 static int
 loop_setattro(PyObject *self, PyObject *name, PyObject *value)
 {
     struct pyl_loop *loop = loop_of(self);
     int status = PyObject_GenericSetAttr(self, name, value);
-    if (status == 0 && PyUnicode_Check(name) &&
-        PyUnicode_Compare(name, loop->state->str.time) == 0) {
-        if (value != NULL) {
-            loop->has_own_clock = true;
-        } else {
-            status = find_own_clock(loop);
-        }
+    if (status < 0 || !PyUnicode_Check(name)) {
+        return status;
     }
-    return status;
+    bool is_time = PyUnicode_Compare(name, loop->state->str.time) == 0;
+    bool is_call_soon = PyUnicode_Compare(name, loop->state->str.call_soon) == 0;
+    if (value == NULL && (is_time || is_call_soon)) {
+        return is_time ? find_override(loop, name, &loop->has_own_clock)
+                       : find_override(loop, name, &loop->has_own_call_soon);
+    }
+    loop->has_own_clock |= is_time;
+    loop->has_own_call_soon |= is_call_soon;
+    return 0;
 }
 
 /* Small methods. */
