@@ -1,5 +1,5 @@
 /*
- * signal.c - the pair of descriptors, and the table of watched signals.
+ * signal.c - the pipe, and the table of watched signals.
  *
  * The disposition of a signal is a property of the process, and so is the table: the one
  * global of this layer.
@@ -9,10 +9,11 @@
 #include "base/check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { READ_SIZE = 4096 };
@@ -41,8 +42,8 @@ pyl_signal_source_init(struct pyl_signal_source *source, struct pyl_worker *work
     if ((worker->reactor.ops->features & PYL_BACKEND_SIMULATED) != 0) {
         return -ENOTSUP;
     }
-    /* Sockets, as in asyncio: Python's set_wakeup_fd() takes them on every system. */
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {
+    /* A pipe keeps 65,536 single bytes; a socket pair only some hundred, each with its own header. */
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
         return -errno;
     }
     memset(source, 0, sizeof(*source));
@@ -81,12 +82,22 @@ deliver_marked(struct pyl_signal_source *source)
     }
 }
 
+/* Full: no room for one byte more. poll(2) calls a pipe writable only with a page to spare. */
+static bool
+is_full(const struct pyl_signal_source *source)
+{
+    int unread = 0;
+    int capacity = fcntl(source->write_fd, F_GETPIPE_SZ);
+    return capacity > 0 && ioctl(source->read_fd, FIONREAD, &unread) == 0 && unread >= capacity;
+}
+
 /* One read per turn: a storm of signals does not keep the others waiting. */
 static void
 read_numbers(struct pyl_signal_source *source)
 {
     uint8_t numbers[READ_SIZE];
-    ssize_t count = recv(source->read_fd, numbers, sizeof(numbers), MSG_DONTWAIT);
+    bool was_full = is_full(source);
+    ssize_t count = read(source->read_fd, numbers, sizeof(numbers));
     /* Read first, look at the marks afterwards: a mark is set before its byte is written. */
     deliver_marked(source);
     for (ssize_t i = 0; i < count; i++) {
@@ -94,8 +105,7 @@ read_numbers(struct pyl_signal_source *source)
             deliver(source, numbers[i]);
         }
     }
-    if (count == (ssize_t)sizeof(numbers) && source->ops->on_overflow != NULL &&
-        !source->is_closing) {
+    if (was_full && source->ops->on_overflow != NULL && !source->is_closing) {
         source->ops->on_overflow(source);
     }
 }
@@ -144,7 +154,7 @@ pyl_signal_source_close(struct pyl_signal_source *source)
 }
 
 static void
-close_pair(struct pyl_signal_source *source)
+close_pipe(struct pyl_signal_source *source)
 {
     (void)close(source->read_fd);
     (void)close(source->write_fd);
@@ -159,7 +169,7 @@ run_close(struct pyl_job *job)
     struct pyl_signal_source *source =
         PYL_CONTAINER_OF(job, struct pyl_signal_source, close_job);
     pyl_reactor_forget(&source->worker->reactor, source->read_fd);
-    close_pair(source);
+    close_pipe(source);
     source->ops->on_closed(source);
 }
 
@@ -172,7 +182,7 @@ pyl_signal_source_dispose(struct pyl_signal_source *source)
     PYL_CHECK(pyl_op_is_idle(&source->poll_op));
     unwatch_all(source);
     source->is_closing = true;
-    close_pair(source);
+    close_pipe(source);
 }
 
 void
@@ -182,7 +192,7 @@ pyl_signal_notify(struct pyl_signal_source *source, int number)
     uint8_t byte = 0; /* only wakes: the mark tells the number */
     atomic_fetch_or_explicit(&source->pending, UINT64_C(1) << (number - 1), memory_order_release);
     /* A full pipe has unread bytes, and reading them looks at the marks. */
-    (void)!send(source->write_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)!write(source->write_fd, &byte, 1);
     errno = saved_errno;
 }
 

@@ -1,7 +1,7 @@
 /*
  * signal.h - turns process signals into calls on a worker.
  *
- * A source has a non-blocking pair of descriptors. Whoever catches signals writes one byte per
+ * A source has a non-blocking pipe. Whoever catches signals writes one byte per
  * signal, its number, into the write end: that is what Python's signal.set_wakeup_fd() does. Or the
  * source catches them itself with pyl_signal_watch(), which also marks the number in a bit set, so that
  * a full pipe loses no number. Not for the simulation, which has no real descriptors.
@@ -42,7 +42,7 @@ struct pyl_signal_source {
     _Atomic uint64_t pending; /* bit number-1; signal handlers set (release), owner takes (acquire) */
 };
 
-/* Opens the pair and starts to watch it. Returns 0, -EMFILE, -ENFILE, -ENOMEM, -ENOTSUP. */
+/* Opens the pipe and starts to watch it. Returns 0, -EMFILE, -ENFILE, -ENOMEM, -ENOTSUP. */
 PYL_NODISCARD int pyl_signal_source_init(struct pyl_signal_source *source,
                                          struct pyl_worker *worker,
                                          const struct pyl_signal_ops *ops);
@@ -51,7 +51,7 @@ PYL_NODISCARD int pyl_signal_source_init(struct pyl_signal_source *source,
  * by others any more. */
 void pyl_signal_source_close(struct pyl_signal_source *source);
 
-/* For a source whose worker was closed or abandoned: closes the pair without a call. Watches end. */
+/* For a source whose worker was closed or abandoned: closes the pipe without a call. Watches end. */
 void pyl_signal_source_dispose(struct pyl_signal_source *source);
 
 /*

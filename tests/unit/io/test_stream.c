@@ -1,0 +1,850 @@
+/*
+ * test_stream.c - a stream on one end of a socket pair, the test itself on the other.
+ */
+#include "io/stream.h"
+
+#include "base/alloc.h"
+#include "support/worker_fixture.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { GOT_MAX = 8 * 1024 * 1024, LOG_MAX = 256 };
+
+/* What a stream told its owner. */
+struct subject {
+    struct pyl_stream stream;
+    uint8_t *got;
+    size_t got_size;
+    char log[LOG_MAX + 1]; /* one letter per call: d data, b buffer filled, e eof, x error, p progress,
+                              c closed; data calls in a row count once */
+    int log_size;
+    int error;
+    bool is_closed;
+    bool has_eof;
+    bool has_error;
+    bool has_data;
+    bool has_progress;
+    int release_count;
+    uintptr_t next_owner; /* releases come in the order 1, 2, 3, ... */
+    bool is_release_out_of_order;
+    uint8_t direct[4096];
+    size_t direct_size;
+    void (*on_data_do)(struct subject *subject); /* what to do inside the callback */
+    void (*on_eof_do)(struct subject *subject);
+    void (*on_release_do)(struct subject *subject);
+    void (*on_progress_do)(struct subject *subject);
+};
+
+static struct pyl_worker worker;
+static struct subject subject;
+static int peer;
+
+static struct subject *
+subject_of(struct pyl_stream *stream)
+{
+    return PYL_CONTAINER_OF(stream, struct subject, stream);
+}
+
+static void
+note(struct subject *s, char what)
+{
+    cr_assert_not(s->is_closed, "call '%c' after on_closed", what);
+    if (what == 'd' && s->log_size > 0 && s->log[s->log_size - 1] == 'd') {
+        return;
+    }
+    if (s->log_size < LOG_MAX) {
+        s->log[s->log_size++] = what;
+    }
+}
+
+static void
+take(struct subject *s, const uint8_t *data, size_t size)
+{
+    cr_assert_leq(s->got_size + size, GOT_MAX);
+    memcpy(s->got + s->got_size, data, size);
+    s->got_size += size;
+    s->has_data = true;
+    if (s->on_data_do != NULL) {
+        s->on_data_do(s);
+    }
+}
+
+static void
+on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
+{
+    cr_assert_gt(size, 0);
+    note(subject_of(stream), 'd');
+    take(subject_of(stream), data, size);
+}
+
+static void *
+get_buffer(struct pyl_stream *stream, size_t *ret_size)
+{
+    *ret_size = subject_of(stream)->direct_size;
+    return subject_of(stream)->direct;
+}
+
+static void
+on_buffer_filled(struct pyl_stream *stream, size_t size)
+{
+    struct subject *s = subject_of(stream);
+    cr_assert_leq(size, s->direct_size);
+    note(s, 'b');
+    take(s, s->direct, size);
+}
+
+static void
+on_eof(struct pyl_stream *stream)
+{
+    struct subject *s = subject_of(stream);
+    note(s, 'e');
+    s->has_eof = true;
+    if (s->on_eof_do != NULL) {
+        s->on_eof_do(s);
+    }
+}
+
+static void
+on_error(struct pyl_stream *stream, int error)
+{
+    struct subject *s = subject_of(stream);
+    note(s, 'x');
+    cr_assert_not(s->has_error);
+    s->has_error = true;
+    s->error = error;
+}
+
+static void
+on_progress(struct pyl_stream *stream)
+{
+    struct subject *s = subject_of(stream);
+    note(s, 'p');
+    s->has_progress = true;
+    if (s->on_progress_do != NULL) {
+        s->on_progress_do(s);
+    }
+}
+
+static void
+on_closed(struct pyl_stream *stream)
+{
+    struct subject *s = subject_of(stream);
+    note(s, 'c');
+    cr_assert_neq(fcntl(stream->fd, F_GETFD), -1, "the fd is still open in on_closed");
+    cr_assert(pyl_op_is_idle(&stream->read_op));
+    cr_assert(pyl_op_is_idle(&stream->send_op));
+    s->is_closed = true;
+}
+
+static void
+release(struct pyl_stream *stream, void *owner)
+{
+    struct subject *s = subject_of(stream);
+    s->release_count++;
+    s->is_release_out_of_order |= (uintptr_t)owner != ++s->next_owner;
+    if (s->on_release_do != NULL) {
+        s->on_release_do(s);
+    }
+}
+
+static const struct pyl_stream_ops ops = {
+    .on_data = on_data,
+    .get_buffer = get_buffer,
+    .on_buffer_filled = on_buffer_filled,
+    .on_eof = on_eof,
+    .on_error = on_error,
+    .on_progress = on_progress,
+    .on_closed = on_closed,
+    .release = release,
+};
+
+static void
+adopt(struct subject *s, int fd)
+{
+    *s = (struct subject){.got = malloc(GOT_MAX), .direct_size = sizeof(s->direct)};
+    pyl_stream_init(&s->stream, &worker, fd, true, &ops);
+}
+
+static void
+setup(void)
+{
+    int fds[2];
+    fixture_open(&worker);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    adopt(&subject, fds[0]);
+    peer = fds[1];
+}
+
+static void
+finish_subject(struct subject *s)
+{
+    pyl_stream_abort(&s->stream);
+    fixture_turn_until(&worker, &s->is_closed);
+    cr_assert_eq(fcntl(s->stream.fd, F_GETFD), -1, "an owned fd is closed after on_closed");
+    cr_assert_not(s->is_release_out_of_order);
+    free(s->got);
+}
+
+static void
+teardown(void)
+{
+    finish_subject(&subject);
+    pyl_worker_fini(&worker);
+}
+
+TestSuite(stream, .init = setup, .fini = teardown);
+
+/* ---- helpers on the peer's side ---- */
+
+static void
+peer_write(const char *text)
+{
+    cr_assert_eq(write(peer, text, strlen(text)), (ssize_t)strlen(text));
+}
+
+static size_t
+peer_read(uint8_t *data, size_t size)
+{
+    ssize_t count = read(peer, data, size);
+    return count > 0 ? (size_t)count : 0;
+}
+
+static void
+expect_got(const char *text)
+{
+    cr_assert_eq(subject.got_size, strlen(text), "%zu bytes", subject.got_size);
+    cr_assert_arr_eq(subject.got, text, strlen(text));
+}
+
+static void
+turn_until_got(size_t size)
+{
+    while (subject.got_size < size) {
+        subject.has_data = false;
+        fixture_turn_until(&worker, &subject.has_data);
+    }
+}
+
+static void
+write_text(const char *text, uintptr_t owner)
+{
+    cr_assert_eq(pyl_stream_write(&subject.stream, text, strlen(text), (void *)owner), 0);
+}
+
+static void
+expect_peer_reads(const char *text)
+{
+    uint8_t data[256];
+    size_t size = 0;
+    while (size < strlen(text)) {
+        cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+        size += peer_read(data + size, sizeof(data) - size);
+    }
+    cr_assert_eq(size, strlen(text));
+    cr_assert_arr_eq(data, text, size);
+}
+
+static void
+fill(uint8_t *data, size_t size, uint32_t seed)
+{
+    for (size_t i = 0; i < size; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        data[i] = (uint8_t)(seed >> 24);
+    }
+}
+
+/* ---- reading ---- */
+
+/* Goal: nothing is read before read_start; then everything, in order. */
+Test(stream, reads_after_start)
+{
+    peer_write("early");
+    fixture_turn_times(&worker, 3);
+    cr_assert_eq(subject.got_size, 0);
+    pyl_stream_read_start(&subject.stream);
+    turn_until_got(5);
+    peer_write(" late");
+    turn_until_got(10);
+    expect_got("early late");
+}
+
+static void
+stop_in_data(struct subject *s)
+{
+    pyl_stream_read_stop(&s->stream);
+}
+
+/* Goal: after read_stop inside on_data nothing more is delivered; read_start goes on where it was. */
+Test(stream, stop_inside_data_and_start_again)
+{
+    subject.on_data_do = stop_in_data;
+    pyl_stream_read_start(&subject.stream);
+    peer_write("one");
+    turn_until_got(3);
+    peer_write("two");
+    fixture_turn_times(&worker, 5);
+    expect_got("one");
+    pyl_stream_read_start(&subject.stream);
+    turn_until_got(6);
+    expect_got("onetwo");
+}
+
+static void
+stop_and_start_in_data(struct subject *s)
+{
+    for (int i = 0; i < 3; i++) {
+        pyl_stream_read_stop(&s->stream);
+        pyl_stream_read_start(&s->stream);
+    }
+}
+
+/* Goal: stopping and starting in quick succession, inside and outside callbacks, loses nothing. */
+Test(stream, quick_stop_and_start)
+{
+    subject.on_data_do = stop_and_start_in_data;
+    pyl_stream_read_start(&subject.stream);
+    for (int i = 0; i < 20; i++) {
+        peer_write("0123456789");
+        pyl_stream_read_stop(&subject.stream);
+        if (i % 3 == 0) {
+            fixture_turn_times(&worker, i % 2 + 1);
+        }
+        pyl_stream_read_start(&subject.stream);
+        if (i % 4 == 0) {
+            fixture_turn_times(&worker, 1);
+        }
+    }
+    turn_until_got(200);
+    cr_assert_eq(subject.got_size, 200);
+    for (int i = 0; i < 200; i++) {
+        cr_assert_eq(subject.got[i], '0' + i % 10);
+    }
+}
+
+/* Goal: a large amount arrives byte for byte while reading is paused after every piece. */
+Test(stream, paused_after_every_piece)
+{
+    enum { SIZE = 2 * 1024 * 1024 };
+    static uint8_t sent[SIZE];
+    size_t written = 0;
+    fill(sent, SIZE, 1);
+    subject.on_data_do = stop_in_data;
+    pyl_stream_read_start(&subject.stream);
+    while (subject.got_size < SIZE) {
+        ssize_t count = write(peer, sent + written, SIZE - written);
+        written += count > 0 ? (size_t)count : 0;
+        fixture_turn_times(&worker, 1);
+        pyl_stream_read_start(&subject.stream);
+    }
+    cr_assert_arr_eq(subject.got, sent, SIZE);
+}
+
+/* Goal: EOF behind data that was held is told after the data, and only when reading goes on. */
+Test(stream, eof_waits_for_held_data)
+{
+    subject.on_data_do = stop_in_data;
+    pyl_stream_read_start(&subject.stream);
+    peer_write("one");
+    turn_until_got(3);
+    peer_write("two");
+    close(peer);
+    peer = -1;
+    fixture_turn_times(&worker, 5);
+    cr_assert_not(subject.has_eof);
+    pyl_stream_read_start(&subject.stream);
+    turn_until_got(6);
+    fixture_turn_times(&worker, 3);
+    cr_assert_not(subject.has_eof);
+    subject.on_data_do = NULL;
+    pyl_stream_read_start(&subject.stream);
+    fixture_turn_until(&worker, &subject.has_eof);
+    expect_got("onetwo");
+    cr_assert_str_eq(subject.log, "de");
+    pyl_stream_read_start(&subject.stream);
+    fixture_turn_times(&worker, 3);
+    cr_assert_str_eq(subject.log, "de");
+}
+
+/* Goal: after EOF the stream can still write. */
+Test(stream, half_closed_by_peer_still_writes)
+{
+    pyl_stream_read_start(&subject.stream);
+    cr_assert_eq(shutdown(peer, SHUT_WR), 0);
+    fixture_turn_until(&worker, &subject.has_eof);
+    write_text("reply", 1);
+    expect_peer_reads("reply");
+    cr_assert_not(subject.is_closed);
+}
+
+/* ---- direct reading ---- */
+
+/* Goal: with direct reading bytes land in the owner's memory, in pieces of its size, and EOF follows. */
+Test(stream, direct_read)
+{
+    subject.direct_size = 7;
+    pyl_stream_set_direct_read(&subject.stream, true);
+    pyl_stream_read_start(&subject.stream);
+    peer_write("0123456789abcdefghij");
+    shutdown(peer, SHUT_WR);
+    fixture_turn_until(&worker, &subject.has_eof);
+    expect_got("0123456789abcdefghij");
+    cr_assert_str_eq(subject.log, "bbbe");
+}
+
+static void
+toggle_direct(struct subject *s)
+{
+    pyl_stream_set_direct_read(&s->stream, !s->stream.is_direct_read);
+}
+
+/* Goal: the way of reading may change inside every callback without loss. */
+Test(stream, direct_read_switched_in_callbacks)
+{
+    subject.direct_size = 3;
+    subject.on_data_do = toggle_direct;
+    pyl_stream_read_start(&subject.stream);
+    for (int i = 0; i < 30; i++) {
+        peer_write("0123456789");
+        if (i % 2 == 0) {
+            fixture_turn_times(&worker, 1);
+        }
+    }
+    turn_until_got(300);
+    for (int i = 0; i < 300; i++) {
+        cr_assert_eq(subject.got[i], '0' + i % 10);
+    }
+}
+
+/* Goal: direct reading stops and starts like the other. */
+Test(stream, direct_read_paused)
+{
+    subject.direct_size = 4;
+    subject.on_data_do = stop_in_data;
+    pyl_stream_set_direct_read(&subject.stream, true);
+    pyl_stream_read_start(&subject.stream);
+    peer_write("01234567");
+    turn_until_got(4);
+    fixture_turn_times(&worker, 4);
+    cr_assert_eq(subject.got_size, 4);
+    pyl_stream_read_start(&subject.stream);
+    turn_until_got(8);
+    expect_got("01234567");
+}
+
+/* Goal: an owner without memory gets -ENOBUFS, once, and the end. */
+Test(stream, direct_read_without_memory)
+{
+    subject.direct_size = 0;
+    pyl_stream_set_direct_read(&subject.stream, true);
+    pyl_stream_read_start(&subject.stream);
+    peer_write("x");
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_eq(subject.error, -ENOBUFS);
+    cr_assert_str_eq(subject.log, "xc");
+}
+
+/* ---- writing ---- */
+
+/* Goal: writes of one turn leave together at its end, in order, and are released in order. */
+Test(stream, writes_leave_at_end_of_turn)
+{
+    uint8_t data[64];
+    write_text("a", 1);
+    write_text("bc", 2);
+    write_text("", 3); /* size 0 is released at once, which is out of order only here */
+    subject.is_release_out_of_order = false;
+    subject.next_owner = 0;
+    for (uintptr_t i = 3; i < 12; i++) {
+        write_text("d", i);
+    }
+    cr_assert_eq(pyl_stream_queued_size(&subject.stream), 12);
+    cr_assert_eq(peer_read(data, sizeof(data)), 0);
+    expect_peer_reads("abcddddddddd");
+    fixture_turn_times(&worker, 2);
+    cr_assert_eq(subject.release_count, 12);
+    cr_assert_eq(pyl_stream_queued_size(&subject.stream), 0);
+    cr_assert(subject.has_progress);
+}
+
+/* Goal: flush sends inside the call, makes no call but release, and tells the progress later. */
+Test(stream, flush_sends_at_once)
+{
+    uint8_t data[16];
+    write_text("now", 1);
+    pyl_stream_flush(&subject.stream);
+    cr_assert_eq(peer_read(data, sizeof(data)), 3);
+    cr_assert_eq(subject.release_count, 1);
+    cr_assert_not(subject.has_progress);
+    fixture_turn_times(&worker, 1);
+    cr_assert(subject.has_progress);
+}
+
+/* Goal: more than the socket takes goes out complete while the peer reads slowly. */
+Test(stream, large_write_against_slow_reader)
+{
+    enum { SIZE = 4 * 1024 * 1024, PIECES = 300 };
+    static uint8_t sent[SIZE];
+    static uint8_t received[SIZE];
+    size_t piece = SIZE / PIECES;
+    size_t offset = 0;
+    fill(sent, SIZE, 2);
+    for (uintptr_t i = 1; i <= PIECES; i++) {
+        size_t size = i == PIECES ? SIZE - offset : piece;
+        cr_assert_eq(pyl_stream_write(&subject.stream, sent + offset, size, (void *)i), 0);
+        offset += size;
+    }
+    size_t got = 0;
+    while (got < SIZE) {
+        cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+        size_t room = SIZE - got < 70000 ? SIZE - got : 70000;
+        got += peer_read(received + got, room);
+        cr_assert_eq(pyl_stream_queued_size(&subject.stream) == 0,
+                     subject.release_count == PIECES);
+    }
+    cr_assert_arr_eq(sent, received, SIZE);
+    fixture_turn_times(&worker, 2);
+    cr_assert_eq(subject.release_count, PIECES);
+}
+
+/* Goal: several streams that write in one turn all get their bytes out (batched where possible). */
+Test(stream, several_streams_flush_together)
+{
+    enum { COUNT = 5 };
+    static struct subject others[COUNT];
+    int peers[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        int fds[2];
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+        adopt(&others[i], fds[0]);
+        peers[i] = fds[1];
+    }
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < COUNT; i++) {
+            uintptr_t owner = (uintptr_t)round + 1;
+            cr_assert_eq(pyl_stream_write(&others[i].stream, "hello", 5, (void *)owner), 0);
+        }
+        for (int i = 0; i < COUNT; i++) {
+            char data[8];
+            ssize_t count;
+            while ((count = read(peers[i], data, sizeof(data))) < 0) {
+                cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+            }
+            cr_assert_eq(count, 5);
+        }
+        fixture_turn_times(&worker, 2);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        cr_assert_eq(others[i].release_count, 3);
+        finish_subject(&others[i]);
+        close(peers[i]);
+    }
+}
+
+static void
+write_in_progress(struct subject *s)
+{
+    if (s->release_count < 50) {
+        uintptr_t owner = (uintptr_t)s->release_count + 1;
+        cr_assert_eq(pyl_stream_write(&s->stream, "m", 1, (void *)owner), 0);
+    }
+}
+
+/* Goal: a write from on_progress continues the stream; it does not run away inside one turn. */
+Test(stream, write_from_progress)
+{
+    subject.on_progress_do = write_in_progress;
+    write_text("m", 1);
+    uint64_t before = atomic_load(&worker.stats.turns);
+    while (subject.release_count < 50) {
+        cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+    }
+    cr_assert_geq(atomic_load(&worker.stats.turns) - before, 25);
+}
+
+static void
+reenter_in_release(struct subject *s)
+{
+    if (s->release_count == 2) {
+        uintptr_t owner = 5;
+        cr_assert_eq(pyl_stream_write(&s->stream, "E", 1, (void *)owner), 0);
+        pyl_stream_flush(&s->stream);
+    }
+}
+
+/* Goal: write and flush from inside release send nothing twice and nothing out of order. */
+Test(stream, write_and_flush_inside_release)
+{
+    subject.on_release_do = reenter_in_release;
+    write_text("A", 1);
+    write_text("B", 2);
+    write_text("C", 3);
+    write_text("D", 4);
+    expect_peer_reads("ABCDE");
+    fixture_turn_times(&worker, 3);
+    cr_assert_eq(subject.release_count, 5);
+    uint8_t more[8];
+    cr_assert_eq(peer_read(more, sizeof(more)), 0);
+}
+
+static void
+abort_in_release(struct subject *s)
+{
+    if (s->release_count == 1) {
+        pyl_stream_abort(&s->stream);
+    }
+}
+
+/* Goal: abort from inside release still releases every write once and in order. */
+Test(stream, abort_inside_release)
+{
+    subject.on_release_do = abort_in_release;
+    for (uintptr_t i = 1; i <= 9; i++) {
+        write_text("x", i);
+    }
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_eq(subject.release_count, 9);
+    cr_assert_str_eq(subject.log, "c");
+}
+
+/* ---- ends ---- */
+
+static bool
+peer_sees_eof(void)
+{
+    char byte;
+    return read(peer, &byte, 1) == 0;
+}
+
+/* Goal: shutdown sends FIN behind the queue; reading goes on; writing is refused. */
+Test(stream, shutdown_after_the_queue)
+{
+    write_text("last", 1);
+    pyl_stream_shutdown(&subject.stream);
+    pyl_stream_shutdown(&subject.stream);
+    cr_assert_eq(pyl_stream_write(&subject.stream, "no", 2, NULL), -EPIPE);
+    expect_peer_reads("last");
+    while (!peer_sees_eof()) {
+        cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+    }
+    pyl_stream_read_start(&subject.stream);
+    peer_write("answer");
+    turn_until_got(6);
+    expect_got("answer");
+}
+
+/* Goal: close sends the queue first, then ends: on_closed once, last, and not inside the call. */
+Test(stream, close_drains)
+{
+    enum { SIZE = 3 * 1024 * 1024 };
+    static uint8_t sent[SIZE];
+    static uint8_t received[SIZE];
+    fill(sent, SIZE, 3);
+    pyl_stream_read_start(&subject.stream);
+    cr_assert_eq(pyl_stream_write(&subject.stream, sent, SIZE, (void *)1), 0);
+    pyl_stream_close(&subject.stream);
+    pyl_stream_close(&subject.stream);
+    cr_assert_eq(pyl_stream_write(&subject.stream, "no", 2, NULL), -EPIPE);
+    cr_assert_not(subject.is_closed);
+    size_t got = 0;
+    while (got < SIZE) {
+        cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+        got += peer_read(received + got, SIZE - got);
+    }
+    cr_assert_arr_eq(sent, received, SIZE);
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_eq(subject.release_count, 1);
+    cr_assert(peer_sees_eof());
+}
+
+/* Goal: abort with a send in the kernel drops the queue; releases are complete before on_closed. */
+Test(stream, abort_with_send_in_flight)
+{
+    enum { SIZE = 4 * 1024 * 1024 };
+    static uint8_t sent[SIZE];
+    pyl_stream_read_start(&subject.stream);
+    cr_assert_eq(pyl_stream_write(&subject.stream, sent, SIZE, (void *)1), 0);
+    write_text("second", 2);
+    fixture_turn_times(&worker, 2);
+    pyl_stream_abort(&subject.stream);
+    pyl_stream_abort(&subject.stream);
+    pyl_stream_close(&subject.stream);
+    cr_assert_not(subject.is_closed);
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_eq(subject.release_count, 2);
+    cr_assert_not(subject.has_error);
+}
+
+static void
+abort_it(struct subject *s)
+{
+    pyl_stream_abort(&s->stream);
+}
+
+static void
+close_it(struct subject *s)
+{
+    pyl_stream_close(&s->stream);
+}
+
+/* Goal: abort inside on_data: nothing follows but on_closed. */
+Test(stream, abort_inside_data)
+{
+    subject.on_data_do = abort_it;
+    pyl_stream_read_start(&subject.stream);
+    peer_write("x");
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_str_eq(subject.log, "dc");
+}
+
+/* Goal: close inside on_eof. */
+Test(stream, close_inside_eof)
+{
+    subject.on_eof_do = close_it;
+    pyl_stream_read_start(&subject.stream);
+    shutdown(peer, SHUT_WR);
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_str_eq(subject.log, "ec");
+}
+
+/* Goal: writing to a peer that is gone gives one on_error, then on_closed; writes are released. */
+Test(stream, write_to_closed_peer)
+{
+    close(peer);
+    peer = -1;
+    write_text("x", 1);
+    write_text("y", 2);
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_str_eq(subject.log, "xc");
+    cr_assert_eq(subject.error, -EPIPE);
+    cr_assert_eq(subject.release_count, 2);
+}
+
+/* Goal: an error met inside flush is told later, not inside the call. */
+Test(stream, flush_error_comes_later)
+{
+    close(peer);
+    peer = -1;
+    write_text("x", 1);
+    pyl_stream_flush(&subject.stream);
+    cr_assert_not(subject.has_error);
+    cr_assert_eq(pyl_stream_write(&subject.stream, "y", 1, NULL), -EPIPE);
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_str_eq(subject.log, "xc");
+}
+
+/* Goal: a stream that does not own its fd leaves it open and known to nobody. */
+Test(stream, fd_not_owned)
+{
+    static struct subject other;
+    int fds[2];
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    adopt(&other, fds[0]);
+    other.stream.owns_fd = false;
+    pyl_stream_read_start(&other.stream);
+    fixture_turn_times(&worker, 2);
+    pyl_stream_close(&other.stream);
+    fixture_turn_until(&worker, &other.is_closed);
+    cr_assert_eq(write(fds[0], "z", 1), 1);
+    close(fds[0]);
+    close(fds[1]);
+    free(other.got);
+}
+
+/* Goal: a connection that is reset tells the reader once. */
+Test(stream, reset_by_peer)
+{
+    static struct subject other;
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t size = sizeof(address);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    cr_assert_eq(bind(listener, (struct sockaddr *)&address, size), 0);
+    cr_assert_eq(listen(listener, 1), 0);
+    cr_assert_eq(getsockname(listener, (struct sockaddr *)&address, &size), 0);
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    cr_assert_eq(connect(client, (struct sockaddr *)&address, size), 0);
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    cr_assert_geq(fd, 0);
+    adopt(&other, fd);
+    pyl_stream_read_start(&other.stream);
+    fixture_turn_times(&worker, 2);
+    struct linger linger = {.l_onoff = 1};
+    cr_assert_eq(setsockopt(client, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+    close(client);
+    fixture_turn_until(&worker, &other.is_closed);
+    cr_assert_str_eq(other.log, "xc");
+    cr_assert_eq(other.error, -ECONNRESET);
+    close(listener);
+    free(other.got);
+}
+
+/* Goal: many open streams closed together: every fd number becomes free only after its on_closed. */
+Test(stream, close_many_with_reads_in_flight)
+{
+    enum { COUNT = 50 };
+    static struct subject others[COUNT];
+    int peers[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        int fds[2];
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+        adopt(&others[i], fds[0]);
+        peers[i] = fds[1];
+        pyl_stream_read_start(&others[i].stream);
+    }
+    fixture_turn_times(&worker, 2);
+    for (int i = 0; i < COUNT; i++) {
+        cr_assert_eq(write(peers[i], "late", 4), 4);
+        pyl_stream_close(&others[i].stream);
+        cr_assert_neq(fcntl(others[i].stream.fd, F_GETFD), -1);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        fixture_turn_until(&worker, &others[i].is_closed);
+        cr_assert_str_eq(others[i].log, "c");
+        finish_subject(&others[i]);
+        close(peers[i]);
+    }
+}
+
+/* Goal: without memory for the queue a write fails, keeps nothing, and the stream lives on. */
+Test(stream, write_without_memory)
+{
+    for (uintptr_t i = 1; i <= PYL_STREAM_INLINE_WRITES; i++) {
+        write_text("a", i);
+    }
+    pyl_alloc_inject_failure(1, 1);
+    cr_assert_eq(pyl_stream_write(&subject.stream, "b", 1, (void *)99), -ENOMEM);
+    pyl_alloc_inject_failure(0, 0);
+    expect_peer_reads("aaaa");
+    fixture_turn_times(&worker, 2);
+    cr_assert_eq(subject.release_count, PYL_STREAM_INLINE_WRITES);
+}
+
+/* Goal: after the worker is gone dispose releases the queue and closes the fd. */
+Test(stream, dispose_after_fini)
+{
+    struct pyl_worker own;
+    static struct subject other;
+    int fds[2];
+    fixture_open(&own);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    adopt(&other, fds[0]);
+    other.stream.worker = &own;
+    pyl_stream_read_start(&other.stream);
+    fixture_turn_times(&own, 1);
+    cr_assert_eq(pyl_stream_write(&other.stream, "x", 1, (void *)1), 0);
+    pyl_worker_fini(&own);
+    cr_assert_eq(other.log_size, 0);
+    pyl_stream_dispose(&other.stream);
+    pyl_stream_dispose(&other.stream);
+    cr_assert_eq(other.release_count, 1);
+    cr_assert_eq(fcntl(fds[0], F_GETFD), -1);
+    close(fds[1]);
+    free(other.got);
+}
