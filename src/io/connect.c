@@ -1,6 +1,6 @@
 /*
- * connect.c - one CONNECT op and one timer; done when the op has ended and the timer is out of every
- * queue.
+ * connect.c - one CONNECT op and one timer; done when the op has ended and the timer is out of
+ * every queue.
  */
 #include "io/connect.h"
 

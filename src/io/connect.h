@@ -13,7 +13,8 @@
 struct pyl_connect;
 
 /* Exactly once, later, never from inside start or cancel. error: 0, -ETIMEDOUT, -ECANCELED, or what
- * connect(2) reports. The fd is the callee's again in any case, unknown to the reactor after a failure. */
+ * connect(2) reports. The fd is the callee's again in any case, unknown to the reactor after a
+ * failure. */
 typedef void pyl_connect_fn(struct pyl_connect *connect, int error);
 
 struct pyl_connect {
@@ -32,8 +33,8 @@ struct pyl_connect {
     struct pyl_timer timer;
 };
 
-/* The fd is a non-blocking stream socket. timeout_ns 0: as long as the kernel tries. Returns 0; -ENOMEM, and
- * then on_done is not called. */
+/* The fd is a non-blocking stream socket. timeout_ns 0: as long as the kernel tries. Returns 0;
+ * -ENOMEM, and then on_done is not called. */
 PYL_NODISCARD int pyl_connect_start(struct pyl_connect *connect, struct pyl_worker *worker, int fd,
                                     const struct pyl_sockaddr *address, int64_t timeout_ns,
                                     pyl_connect_fn *on_done);

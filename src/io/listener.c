@@ -35,15 +35,15 @@ is_shortage(int error)
     return error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM;
 }
 
-/* Brings the op in line with what is wanted; a CANCELLING one comes here again when it has ended. */
+/* Brings the op in line with what is wanted; a CANCELLING one comes here again when it has ended.
+ */
 static void
 update_accept_op(struct pyl_listener *listener)
 {
     struct pyl_op *op = &listener->accept_op;
     if (!listener->is_accepting) {
         pyl_reactor_cancel(&listener->worker->reactor, op);
-    } else if (pyl_op_is_idle(op) && !listener->is_retry_pending &&
-               !listener->worker->is_closing) {
+    } else if (pyl_op_is_idle(op) && !listener->is_retry_pending && !listener->worker->is_closing) {
         pyl_reactor_submit(&listener->worker->reactor, op);
     }
 }
@@ -95,8 +95,7 @@ accept_complete(struct pyl_op *op, const struct pyl_event *event)
 static void
 run_retry(struct pyl_job *job)
 {
-    struct pyl_listener *listener =
-        PYL_CONTAINER_OF(job, struct pyl_listener, retry_timer.job);
+    struct pyl_listener *listener = PYL_CONTAINER_OF(job, struct pyl_listener, retry_timer.job);
     listener->is_retry_pending = false;
     update_accept_op(listener);
     settle(listener);

@@ -17,8 +17,8 @@ struct pyl_listener;
 struct pyl_listener_ops {
     /* A new connection: non-blocking, close-on-exec, owned by the callee. */
     void (*on_accept)(struct pyl_listener *listener, int fd);
-    /* Accepting failed. Out of descriptors or memory: accepting resumes by itself, and this is called
-     * once per attempt. Anything else: the listener has stopped. */
+    /* Accepting failed. Out of descriptors or memory: accepting resumes by itself, and this is
+     * called once per attempt. Anything else: the listener has stopped. */
     void (*on_error)(struct pyl_listener *listener, int error, bool will_retry);
     /* Last call, after pyl_listener_close(): the fd is unknown to the reactor, and the callee's. */
     void (*on_closed)(struct pyl_listener *listener);
@@ -41,8 +41,8 @@ struct pyl_listener {
 /* The fd is bound, listening and non-blocking; the listener never closes it. */
 void pyl_listener_init(struct pyl_listener *listener, struct pyl_worker *worker, int fd,
                        const struct pyl_listener_ops *ops);
-/* start and stop may alternate; a connection already accepted by the kernel is still delivered after
- * stop, and closed after close. */
+/* start and stop may alternate; a connection already accepted by the kernel is still delivered
+ * after stop, and closed after close. */
 void pyl_listener_start(struct pyl_listener *listener);
 void pyl_listener_stop(struct pyl_listener *listener);
 /* Stops for good; on_closed comes later, from a job. Does nothing the second time. */

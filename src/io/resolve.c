@@ -1,8 +1,8 @@
 /*
  * resolve.c - name resolution as work of the blocking pool.
  *
- * Between submit and done the request's private part belongs to the pool thread, but for is_cancelled,
- * which only the owner uses.
+ * Between submit and done the request's private part belongs to the pool thread, but for
+ * is_cancelled, which only the owner uses.
  */
 #include "io/resolve.h"
 
@@ -65,8 +65,8 @@ run_address(struct pyl_work *work)
 {
     struct pyl_resolve *resolve = PYL_CONTAINER_OF(work, struct pyl_resolve, work);
     errno = 0;
-    resolve->gai_error = getaddrinfo(resolve->host_wanted, resolve->service_wanted,
-                                     &resolve->hints, &resolve->addresses);
+    resolve->gai_error = getaddrinfo(resolve->host_wanted, resolve->service_wanted, &resolve->hints,
+                                     &resolve->addresses);
     resolve->system_error = errno;
     if (resolve->gai_error != 0) {
         resolve->addresses = NULL;
@@ -78,10 +78,9 @@ run_name(struct pyl_work *work)
 {
     struct pyl_resolve *resolve = PYL_CONTAINER_OF(work, struct pyl_resolve, work);
     errno = 0;
-    resolve->gai_error =
-        getnameinfo(&resolve->address.u.any, resolve->address.size, resolve->host,
-                    PYL_RESOLVE_HOST_SIZE, resolve->service, PYL_RESOLVE_SERVICE_SIZE,
-                    resolve->flags);
+    resolve->gai_error = getnameinfo(&resolve->address.u.any, resolve->address.size, resolve->host,
+                                     PYL_RESOLVE_HOST_SIZE, resolve->service,
+                                     PYL_RESOLVE_SERVICE_SIZE, resolve->flags);
     resolve->system_error = errno;
 }
 

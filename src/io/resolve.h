@@ -15,7 +15,7 @@ enum { PYL_RESOLVE_HOST_SIZE = 1025, PYL_RESOLVE_SERVICE_SIZE = 32 }; /* NI_MAXH
 
 /* How a look-up ended. */
 struct pyl_resolve_result {
-    int error;     /* 0; -ECANCELED; -ENOMEM; the errno behind EAI_SYSTEM; -EIO for any other EAI_ */
+    int error; /* 0; -ECANCELED; -ENOMEM; the errno behind EAI_SYSTEM; -EIO for any other EAI_ */
     int gai_error; /* 0, or the EAI_ value for gai_strerror(3) */
 };
 
@@ -44,8 +44,9 @@ struct pyl_resolve {
     int system_error;
 };
 
-/* As getaddrinfo(host, service, hints); the strings are copied; hints may be NULL. Returns 0, or -errno
- * of pyl_blocking_submit() or -ENOMEM, and then on_done is not called. The struct need not be zeroed. */
+/* As getaddrinfo(host, service, hints); the strings are copied; hints may be NULL. Returns 0, or
+ * -errno of pyl_blocking_submit() or -ENOMEM, and then on_done is not called. The struct need not
+ * be zeroed. */
 PYL_NODISCARD int pyl_resolve_address(struct pyl_resolve *resolve, struct pyl_blocking_pool *pool,
                                       struct pyl_worker *worker, const char *host,
                                       const char *service, const struct addrinfo *hints,
@@ -56,7 +57,8 @@ PYL_NODISCARD int pyl_resolve_name(struct pyl_resolve *resolve, struct pyl_block
                                    struct pyl_worker *worker, const struct pyl_sockaddr *address,
                                    int flags, pyl_resolve_fn *on_done);
 
-/* on_done follows with -ECANCELED; a look-up that has started is waited for and its result dropped. */
+/* on_done follows with -ECANCELED; a look-up that has started is waited for and its result dropped.
+ */
 void pyl_resolve_cancel(struct pyl_resolve *resolve);
 
 /* Frees the results. Not while active. Harmless a second time. */

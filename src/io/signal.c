@@ -16,12 +16,12 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { READ_SIZE = 4096 };
+enum { READ_SIZE = 4096, PIPE_SIZE_MIN = 16384 };
 
 /*
  * unwatch must not let go of a source that a handler on another thread is using: the handler
- * counts itself in and then loads the source, unwatch clears the source and then waits for the count.
- * That is two words in opposite order, so all four accesses are sequentially consistent.
+ * counts itself in and then loads the source, unwatch clears the source and then waits for the
+ * count. That is two words in opposite order, so all four accesses are sequentially consistent.
  */
 struct watch {
     _Atomic(struct pyl_signal_source *) source; /* owner and handlers, seq_cst */
@@ -42,7 +42,8 @@ pyl_signal_source_init(struct pyl_signal_source *source, struct pyl_worker *work
     if ((worker->reactor.ops->features & PYL_BACKEND_SIMULATED) != 0) {
         return -ENOTSUP;
     }
-    /* A pipe keeps 65,536 single bytes; a socket pair only some hundred, each with its own header. */
+    /* A pipe keeps 65,536 single bytes; a socket pair only some hundred, each with its own header.
+     */
     if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
         return -errno;
     }
@@ -82,13 +83,12 @@ deliver_marked(struct pyl_signal_source *source)
     }
 }
 
-/* Full: no room for one byte more. poll(2) calls a pipe writable only with a page to spare. */
+/* May an outside writer have found no room? The smallest pipes (macOS) hold this much. */
 static bool
-is_full(const struct pyl_signal_source *source)
+is_maybe_full(const struct pyl_signal_source *source)
 {
     int unread = 0;
-    int capacity = fcntl(source->write_fd, F_GETPIPE_SZ);
-    return capacity > 0 && ioctl(source->read_fd, FIONREAD, &unread) == 0 && unread >= capacity;
+    return ioctl(source->read_fd, FIONREAD, &unread) == 0 && unread >= PIPE_SIZE_MIN;
 }
 
 /* One read per turn: a storm of signals does not keep the others waiting. */
@@ -96,7 +96,7 @@ static void
 read_numbers(struct pyl_signal_source *source)
 {
     uint8_t numbers[READ_SIZE];
-    bool was_full = is_full(source);
+    bool was_full = is_maybe_full(source);
     ssize_t count = read(source->read_fd, numbers, sizeof(numbers));
     /* Read first, look at the marks afterwards: a mark is set before its byte is written. */
     deliver_marked(source);
@@ -166,8 +166,7 @@ close_pipe(struct pyl_signal_source *source)
 static void
 run_close(struct pyl_job *job)
 {
-    struct pyl_signal_source *source =
-        PYL_CONTAINER_OF(job, struct pyl_signal_source, close_job);
+    struct pyl_signal_source *source = PYL_CONTAINER_OF(job, struct pyl_signal_source, close_job);
     pyl_reactor_forget(&source->worker->reactor, source->read_fd);
     close_pipe(source);
     source->ops->on_closed(source);

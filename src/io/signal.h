@@ -3,8 +3,8 @@
  *
  * A source has a non-blocking pipe. Whoever catches signals writes one byte per
  * signal, its number, into the write end: that is what Python's signal.set_wakeup_fd() does. Or the
- * source catches them itself with pyl_signal_watch(), which also marks the number in a bit set, so that
- * a full pipe loses no number. Not for the simulation, which has no real descriptors.
+ * source catches them itself with pyl_signal_watch(), which also marks the number in a bit set, so
+ * that a full pipe loses no number. Not for the simulation, which has no real descriptors.
  */
 #ifndef PYL_IO_SIGNAL_H
 #define PYL_IO_SIGNAL_H
@@ -24,7 +24,7 @@ struct pyl_signal_ops {
     /* A signal came. One that was written is told once per byte; one that was caught by
      * pyl_signal_watch() once for all that came since the last call. */
     void (*on_signal)(struct pyl_signal_source *source, int number);
-    /* The pipe was full, so that an outside writer may have lost bytes. Optional. */
+    /* So much was unread that an outside writer may have found the pipe full. Optional. */
     void (*on_overflow)(struct pyl_signal_source *source);
     /* Last call, after pyl_signal_source_close(). */
     void (*on_closed)(struct pyl_signal_source *source);
@@ -39,7 +39,8 @@ struct pyl_signal_source {
     bool is_close_queued;
     struct pyl_op poll_op;
     struct pyl_job close_job;
-    _Atomic uint64_t pending; /* bit number-1; signal handlers set (release), owner takes (acquire) */
+    _Atomic uint64_t
+        pending; /* bit number-1; signal handlers set (release), owner takes (acquire) */
 };
 
 /* Opens the pipe and starts to watch it. Returns 0, -EMFILE, -ENFILE, -ENOMEM, -ENOTSUP. */
@@ -47,11 +48,12 @@ PYL_NODISCARD int pyl_signal_source_init(struct pyl_signal_source *source,
                                          struct pyl_worker *worker,
                                          const struct pyl_signal_ops *ops);
 
-/* Ends all watches of this source. on_closed comes later, from a job; the write end must not be used
- * by others any more. */
+/* Ends all watches of this source. on_closed comes later, from a job; the write end must not be
+ * used by others any more. */
 void pyl_signal_source_close(struct pyl_signal_source *source);
 
-/* For a source whose worker was closed or abandoned: closes the pipe without a call. Watches end. */
+/* For a source whose worker was closed or abandoned: closes the pipe without a call. Watches end.
+ */
 void pyl_signal_source_dispose(struct pyl_signal_source *source);
 
 /*

@@ -35,8 +35,8 @@ enum {
 PYL_NODISCARD int pyl_sockaddr_parse(struct pyl_sockaddr *ret_address, const char *host,
                                      uint16_t port);
 
-/* A path without NUL bytes, or with a leading NUL the abstract name that follows. Returns 0; -EINVAL
- * when empty or with a NUL in the middle of a path; -ENAMETOOLONG. */
+/* A path without NUL bytes, or with a leading NUL the abstract name that follows. Returns 0;
+ * -EINVAL when empty or with a NUL in the middle of a path; -ENAMETOOLONG. */
 PYL_NODISCARD int pyl_sockaddr_unix(struct pyl_sockaddr *ret_address, const char *path,
                                     size_t size);
 
@@ -66,8 +66,8 @@ struct pyl_socket_listen_options {
     bool is_v6_only;    /* IPV6_V6ONLY; otherwise an IPv6 socket also takes IPv4 */
 };
 
-/* Opens, binds and listens. A Unix path that exists already is an error (-EADDRINUSE): whether it may
- * be removed is the caller's decision. Returns the fd or -errno; nothing is left open then. */
+/* Opens, binds and listens. A Unix path that exists already is an error (-EADDRINUSE): whether it
+ * may be removed is the caller's decision. Returns the fd or -errno; nothing is left open then. */
 PYL_NODISCARD int pyl_socket_listen(const struct pyl_sockaddr *address,
                                     const struct pyl_socket_listen_options *options);
 

@@ -5,8 +5,8 @@
  * end-of-turn job (on_progress) and from the event job (all others), never from inside a call of
  * the owner's; only `release` may run there.
  *
- * Invariant: data is given to the owner in order. While anything is held, what arrives is appended to
- * it, and how reading ended is told after the last held byte.
+ * Invariant: data is given to the owner in order. While anything is held, what arrives is appended
+ * to it, and how reading ended is told after the last held byte.
  */
 #include "io/stream.h"
 
@@ -188,8 +188,8 @@ deliver_held(struct pyl_stream *stream)
 }
 
 /*
- * The one place that compares the read op with what is wanted. An op that is being cancelled is left
- * alone: its terminal completion comes here again.
+ * The one place that compares the read op with what is wanted. An op that is being cancelled is
+ * left alone: its terminal completion comes here again.
  */
 static void
 update_read_op(struct pyl_stream *stream)
@@ -322,8 +322,8 @@ static bool
 is_ready_to_end(const struct pyl_stream *stream)
 {
     return stream->state == PYL_STREAM_CLOSING && stream->write_count == 0 &&
-           !stream->is_releasing && !stream->is_flush_queued &&
-           pyl_op_is_idle(&stream->read_op) && pyl_op_is_idle(&stream->send_op);
+           !stream->is_releasing && !stream->is_flush_queued && pyl_op_is_idle(&stream->read_op) &&
+           pyl_op_is_idle(&stream->send_op);
 }
 
 void

@@ -6,10 +6,11 @@
  *
  *   OPEN --shutdown--> SHUT (write side closed after the queue) --.
  *     |                                                           |
- *     +--close--> CLOSING (queue drains) --> CLOSED  <--abort-----+   (abort: from any state, queue dropped)
+ *     +--close--> CLOSING (queue drains) --> CLOSED  <--abort-----+   (abort: from any state, queue
+ * dropped)
  *
- * CLOSED is entered, and on_closed called, only when no op is active: the fd number cannot be reused
- * before. on_closed is the last call a stream makes.
+ * CLOSED is entered, and on_closed called, only when no op is active: the fd number cannot be
+ * reused before. on_closed is the last call a stream makes.
  */
 #ifndef PYL_IO_STREAM_H
 #define PYL_IO_STREAM_H
@@ -29,7 +30,8 @@ struct pyl_stream;
 typedef void pyl_release_fn(struct pyl_stream *stream, void *owner);
 
 struct pyl_stream_ops {
-    /* Once per turn and stream, or once per full ring buffer. `data` is lent until the call returns. */
+    /* Once per turn and stream, or once per full ring buffer. `data` is lent until the call
+     * returns. */
     void (*on_data)(struct pyl_stream *stream, const uint8_t *data, size_t size);
     /* Optional, instead of on_data where set and enabled by pyl_stream_set_direct_read(): gives
      * memory for the next read. It may turn out that there was nothing to read, and no other call
@@ -43,11 +45,11 @@ struct pyl_stream_ops {
     /* Reading or writing failed (negative errno); at most once, and not after an abort. The stream
      * is being aborted: on_closed follows. */
     void (*on_error)(struct pyl_stream *stream, int error);
-    /* The queue got shorter; optional. Look at pyl_stream_queued_size(). Never runs inside a call of
-     * the owner's. */
+    /* The queue got shorter; optional. Look at pyl_stream_queued_size(). Never runs inside a call
+     * of the owner's. */
     void (*on_progress)(struct pyl_stream *stream);
-    /* Last call. `fd` is still open and no longer known to the reactor: with owns_fd the stream closes it
-     * right after this returns, otherwise it is the callee's. */
+    /* Last call. `fd` is still open and no longer known to the reactor: with owns_fd the stream
+     * closes it right after this returns, otherwise it is the callee's. */
     void (*on_closed)(struct pyl_stream *stream);
     pyl_release_fn *release;
 };
@@ -73,9 +75,9 @@ struct pyl_stream {
     uint8_t state;    /* enum pyl_stream_state */
     uint8_t read_end; /* enum pyl_stream_read_end */
     bool owns_fd;
-    bool is_reading;  /* wanted by the owner */
+    bool is_reading; /* wanted by the owner */
     bool is_direct_read;
-    bool has_eof;     /* on_eof was called */
+    bool has_eof; /* on_eof was called */
     bool is_shutdown_wanted;
     bool is_aborting;
     bool is_flush_queued;     /* flush_job is in worker->deferred */

@@ -6,7 +6,8 @@
 
 #include "io/stream.h"
 
-/* The first error ends the stream: the queue is dropped, on_error and on_closed follow from jobs. */
+/* The first error ends the stream: the queue is dropped, on_error and on_closed follow from jobs.
+ */
 void pyl_stream_fail(struct pyl_stream *stream, int error);
 
 /* Queues the job that makes the calls which are owed: held data, on_error, on_closed. */

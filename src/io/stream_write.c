@@ -17,8 +17,8 @@
 #include <string.h>
 
 enum {
-    SEND_VECTORS_MAX = 64,          /* per system call; the kernel's own limit is 1024 */
-    SEND_BYTES_MAX = 1024 * 1024,   /* per stream and turn, before others get their chance */
+    SEND_VECTORS_MAX = 64,        /* per system call; the kernel's own limit is 1024 */
+    SEND_BYTES_MAX = 1024 * 1024, /* per stream and turn, before others get their chance */
 };
 
 static struct pyl_write *
@@ -104,8 +104,8 @@ pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size, void 
     return 0;
 }
 
-/* Takes `count` sent bytes off the queue. Releasing may run the owner's code, which may write, flush
- * or abort: is_releasing keeps it from sending bytes twice. */
+/* Takes `count` sent bytes off the queue. Releasing may run the owner's code, which may write,
+ * flush or abort: is_releasing keeps it from sending bytes twice. */
 static void
 consume(struct pyl_stream *stream, size_t count)
 {
@@ -206,8 +206,7 @@ send_now(struct pyl_stream *stream)
     while (may_send(stream) && total < SEND_BYTES_MAX) {
         size_t size;
         int count = fill_vectors(stream, iov, SEND_VECTORS_MAX, &size);
-        int64_t sent =
-            pyl_reactor_send_now(&stream->worker->reactor, stream->fd, iov, count);
+        int64_t sent = pyl_reactor_send_now(&stream->worker->reactor, stream->fd, iov, count);
         if (sent < 0 && sent != -EAGAIN) {
             pyl_stream_fail(stream, (int)sent);
             return;

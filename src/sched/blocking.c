@@ -253,8 +253,7 @@ pyl_blocking_close(struct pyl_blocking_pool *pool)
     (void)pthread_cond_broadcast(&pool->is_changed);
     /* Threads move themselves from `threads` to `ended`; each is joined where it is found. */
     while (!pyl_list_is_empty(&pool->threads) || !pyl_list_is_empty(&pool->ended)) {
-        struct pyl_list *list =
-            pyl_list_is_empty(&pool->ended) ? &pool->threads : &pool->ended;
+        struct pyl_list *list = pyl_list_is_empty(&pool->ended) ? &pool->threads : &pool->ended;
         struct pool_thread *thread = PYL_CONTAINER_OF(list->next, struct pool_thread, link);
         (void)pthread_mutex_unlock(&pool->lock);
         (void)pthread_join(thread->id, NULL);

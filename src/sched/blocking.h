@@ -30,11 +30,12 @@ enum pyl_work_state {
     PYL_WORK_CANCELLED,
 };
 
-/* Embedded in the object that needs it, which lives until done() is called. Zero before first use. */
+/* Embedded in the object that needs it, which lives until done() is called. Zero before first use.
+ */
 struct pyl_work {
     /* Set by the submitter. */
-    void (*run)(struct pyl_work *work);                 /* on a pool thread */
-    void (*done)(struct pyl_work *work, bool was_run);  /* on the worker, exactly once, later */
+    void (*run)(struct pyl_work *work);                /* on a pool thread */
+    void (*done)(struct pyl_work *work, bool was_run); /* on the worker, exactly once, later */
 
     /* Private. */
     struct pyl_blocking_pool *pool;
@@ -59,14 +60,14 @@ struct pyl_blocking_stats {
 
 struct pyl_blocking_pool {
     pthread_mutex_t lock;
-    pthread_cond_t is_changed;        /* work was queued, or the pool closes */
+    pthread_cond_t is_changed; /* work was queued, or the pool closes */
     struct pyl_blocking_options options;
-    struct pyl_list queue;            /* guarded by lock: QUEUED items, oldest first */
-    struct pyl_list threads;          /* guarded by lock: running threads */
-    struct pyl_list ended;            /* guarded by lock: threads to be joined */
-    struct pyl_blocking_stats stats;  /* guarded by lock */
-    bool is_closing;                  /* guarded by lock */
-    bool is_initialized;              /* owner */
+    struct pyl_list queue;           /* guarded by lock: QUEUED items, oldest first */
+    struct pyl_list threads;         /* guarded by lock: running threads */
+    struct pyl_list ended;           /* guarded by lock: threads to be joined */
+    struct pyl_blocking_stats stats; /* guarded by lock */
+    bool is_closing;                 /* guarded by lock */
+    bool is_initialized;             /* owner */
 };
 
 /* `options` may be NULL. Starts no thread yet. Returns 0 or -errno. */
@@ -94,8 +95,8 @@ void pyl_blocking_abandon(struct pyl_blocking_pool *pool);
 PYL_NODISCARD int pyl_blocking_submit(struct pyl_blocking_pool *pool, struct pyl_worker *worker,
                                       struct pyl_work *work);
 
-/* Takes back an item that has not started: done(work, false) follows, from a job. Returns false, and
- * does nothing, when it is too late. Thread: any, before done() is called. */
+/* Takes back an item that has not started: done(work, false) follows, from a job. Returns false,
+ * and does nothing, when it is too late. Thread: any, before done() is called. */
 bool pyl_work_cancel(struct pyl_work *work);
 
 /* A consistent copy. Any thread. */

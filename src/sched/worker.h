@@ -1,9 +1,10 @@
 /*
  * worker.h - one thread's run loop: reactor, timers, ready jobs, inbox.
  *
- * One turn: take the inbox, wait (not at all when jobs are ready), move due timers to the ready queue,
- * dispatch completions, run the jobs that are ready at that moment, run the deferred jobs. Nothing here is
- * global: a process may have any number of workers. sched/README.md tells why no wake-up is lost.
+ * One turn: take the inbox, wait (not at all when jobs are ready), move due timers to the ready
+ * queue, dispatch completions, run the jobs that are ready at that moment, run the deferred jobs.
+ * Nothing here is global: a process may have any number of workers. sched/README.md tells why no
+ * wake-up is lost.
  *
  * Owner thread unless a function says otherwise. The owner is the thread that takes the first turn.
  */
@@ -17,8 +18,9 @@
 
 struct pyl_worker;
 
-/* Around every wait that may block, so that the embedder can give away its lock (the GIL). after_wait
- * also runs after an interrupted wait: the place to look for signals. Never called for a poll. */
+/* Around every wait that may block, so that the embedder can give away its lock (the GIL).
+ * after_wait also runs after an interrupted wait: the place to look for signals. Never called for a
+ * poll. */
 struct pyl_worker_hooks {
     void (*before_wait)(struct pyl_worker *worker, void *user);
     void (*after_wait)(struct pyl_worker *worker, void *user);
@@ -29,9 +31,10 @@ struct pyl_worker_hooks {
 struct pyl_worker_stats {
     _Atomic uint64_t turns;
     _Atomic uint64_t jobs;
-    _Atomic uint64_t parks;            /* waits that were allowed to block */
-    _Atomic uint64_t wakes_written;    /* by any thread */
-    _Atomic uint64_t wakes_suppressed; /* by any thread: posts that found the worker awake or notified */
+    _Atomic uint64_t parks;         /* waits that were allowed to block */
+    _Atomic uint64_t wakes_written; /* by any thread */
+    _Atomic uint64_t
+        wakes_suppressed; /* by any thread: posts that found the worker awake or notified */
 };
 
 /* Values of pyl_worker.park. */
@@ -43,17 +46,17 @@ struct pyl_worker {
     struct pyl_job_queue ready;    /* run in order */
     struct pyl_job_queue deferred; /* run at the end of the turn: write flushes, clean-up */
     struct pyl_worker_hooks hooks;
-    int64_t now_ns;                /* read once per turn */
+    int64_t now_ns; /* read once per turn */
     bool is_initialized;
-    bool is_interrupted;           /* pyl_worker_interrupt() was called in this turn */
+    bool is_interrupted; /* pyl_worker_interrupt() was called in this turn */
     bool is_dispatching;
-    bool is_closing;               /* no new op may be submitted: pyl_worker_fini() waits for the last */
-    uint32_t flushes_wanted;       /* streams that asked in this turn to send at its end */
-    uint32_t flushes_running;      /* the same for the deferred phase that runs now */
+    bool is_closing;          /* no new op may be submitted: pyl_worker_fini() waits for the last */
+    uint32_t flushes_wanted;  /* streams that asked in this turn to send at its end */
+    uint32_t flushes_running; /* the same for the deferred phase that runs now */
 
     char owner_pad[PYL_CACHE_LINE]; /* other threads write below and only below */
-    struct pyl_inbox inbox;        /* any thread pushes (release), the owner takes all (acquire) */
-    _Atomic uint32_t park;         /* any thread, read-modify-write only: see sched/README.md */
+    struct pyl_inbox inbox;         /* any thread pushes (release), the owner takes all (acquire) */
+    _Atomic uint32_t park;          /* any thread, read-modify-write only: see sched/README.md */
     struct pyl_worker_stats stats;
 };
 

@@ -1,6 +1,6 @@
 /*
- * worker_fixture.h - a worker on the backend that PYLOOP_BACKEND names (meson runs each suite once per
- * backend), and turning it until something has happened.
+ * worker_fixture.h - a worker on the backend that PYLOOP_BACKEND names (meson runs each suite once
+ * per backend), and turning it until something has happened.
  */
 #ifndef PYL_TESTS_SUPPORT_WORKER_FIXTURE_H
 #define PYL_TESTS_SUPPORT_WORKER_FIXTURE_H

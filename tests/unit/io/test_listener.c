@@ -153,7 +153,8 @@ Test(listener, stop_inside_accept)
     cr_assert_eq(accepted_count, 10);
 }
 
-/* Goal: without descriptors the listener reports once, does not spin, and goes on by itself later. */
+/* Goal: without descriptors the listener reports once, does not spin, and goes on by itself later.
+ */
 Test(listener, out_of_descriptors)
 {
     struct rlimit before;

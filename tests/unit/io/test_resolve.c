@@ -53,8 +53,7 @@ Test(resolve, numeric_address)
     struct addrinfo hints = {.ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_STREAM};
     char host[] = "127.0.0.1";
     char service[] = "8080";
-    cr_assert_eq(
-        pyl_resolve_address(&subject, &pool, &worker, host, service, &hints, on_done), 0);
+    cr_assert_eq(pyl_resolve_address(&subject, &pool, &worker, host, service, &hints, on_done), 0);
     memset(host, 'x', sizeof(host) - 1);
     memset(service, 'x', sizeof(service) - 1);
     fixture_turn_until(&worker, &is_done);
@@ -62,9 +61,8 @@ Test(resolve, numeric_address)
     cr_assert_not_null(subject.addresses);
     struct pyl_sockaddr address;
     char text[PYL_SOCKADDR_TEXT_SIZE];
-    cr_assert_eq(pyl_sockaddr_copy(&address, subject.addresses->ai_addr,
-                                   subject.addresses->ai_addrlen),
-                 0);
+    cr_assert_eq(
+        pyl_sockaddr_copy(&address, subject.addresses->ai_addr, subject.addresses->ai_addrlen), 0);
     cr_assert_str_eq(pyl_sockaddr_print(&address, text, sizeof(text)), "127.0.0.1:8080");
     cr_assert_null(subject.addresses->ai_next);
 }
@@ -122,8 +120,8 @@ Test(resolve, cancel_before_start)
     while (!atomic_load(&is_blocking)) {
         sched_yield();
     }
-    cr_assert_eq(
-        pyl_resolve_address(&subject, &pool, &worker, "127.0.0.1", NULL, NULL, on_done), 0);
+    cr_assert_eq(pyl_resolve_address(&subject, &pool, &worker, "127.0.0.1", NULL, NULL, on_done),
+                 0);
     pyl_resolve_cancel(&subject);
     cr_assert_eq(done_count, 0);
     fixture_turn_until(&worker, &is_done);
@@ -135,8 +133,8 @@ Test(resolve, cancel_before_start)
 /* Goal: cancelled at any moment, it is done once, and no result stays behind. */
 Test(resolve, cancel_whenever)
 {
-    cr_assert_eq(
-        pyl_resolve_address(&subject, &pool, &worker, "127.0.0.1", NULL, NULL, on_done), 0);
+    cr_assert_eq(pyl_resolve_address(&subject, &pool, &worker, "127.0.0.1", NULL, NULL, on_done),
+                 0);
     struct pyl_blocking_stats stats;
     do { /* it runs, or has run */
         sched_yield();

@@ -117,7 +117,8 @@ Test(signal, storm)
     cr_assert_eq(counts[SIGUSR1], 1);
 }
 
-/* Goal: a full pipe is reported, so that an owner with an outside writer can look by other means. */
+/* Goal: a full pipe is reported, so that an owner with an outside writer can look by other means.
+ */
 Test(signal, overflow_is_reported)
 {
     uint8_t byte = SIGUSR1;

@@ -43,8 +43,21 @@ Test(sockaddr, scope)
 Test(sockaddr, refuses_nonsense)
 {
     static const char *const bad[] = {
-        "", "localhost", "1.2.3", "1.2.3.4.5", "256.1.1.1", "[::1", "::1]", "[127.0.0.1]", "[]",
-        ":::", "fe80::1%", "fe80::1%99999999999", "1.2.3.4%lo", " 1.2.3.4", "::1 ",
+        "",
+        "localhost",
+        "1.2.3",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "[::1",
+        "::1]",
+        "[127.0.0.1]",
+        "[]",
+        ":::",
+        "fe80::1%",
+        "fe80::1%99999999999",
+        "1.2.3.4%lo",
+        " 1.2.3.4",
+        "::1 ",
         "1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb:cccc:dddd:eeee:ffff:1111:2222:3",
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -109,9 +122,8 @@ sign(int value)
 Test(sockaddr, compare)
 {
     struct pyl_sockaddr sorted[] = {
-        parsed("1.2.3.4", 80),    parsed("1.2.3.4", 81),   parsed("1.2.3.5", 1),
-        parsed("::1", 80),        parsed("::1", 81),       parsed("fe80::1", 80),
-        parsed("fe80::1%1", 80),
+        parsed("1.2.3.4", 80), parsed("1.2.3.4", 81), parsed("1.2.3.5", 1),    parsed("::1", 80),
+        parsed("::1", 81),     parsed("fe80::1", 80), parsed("fe80::1%1", 80),
     };
     int count = sizeof(sorted) / sizeof(sorted[0]);
     for (int i = 0; i < count; i++) {

@@ -22,8 +22,8 @@ struct subject {
     struct pyl_stream stream;
     uint8_t *got;
     size_t got_size;
-    char log[LOG_MAX + 1]; /* one letter per call: d data, b buffer filled, e eof, x error, p progress,
-                              c closed; data calls in a row count once */
+    char log[LOG_MAX + 1]; /* one letter per call: d data, b buffer filled, e eof, x error, p
+                              progress, c closed; data calls in a row count once */
     int log_size;
     int error;
     bool is_closed;
@@ -281,7 +281,8 @@ stop_in_data(struct subject *s)
     pyl_stream_read_stop(&s->stream);
 }
 
-/* Goal: after read_stop inside on_data nothing more is delivered; read_start goes on where it was. */
+/* Goal: after read_stop inside on_data nothing more is delivered; read_start goes on where it was.
+ */
 Test(stream, stop_inside_data_and_start_again)
 {
     subject.on_data_do = stop_in_data;
@@ -385,7 +386,8 @@ Test(stream, half_closed_by_peer_still_writes)
 
 /* ---- direct reading ---- */
 
-/* Goal: with direct reading bytes land in the owner's memory, in pieces of its size, and EOF follows. */
+/* Goal: with direct reading bytes land in the owner's memory, in pieces of its size, and EOF
+ * follows. */
 Test(stream, direct_read)
 {
     subject.direct_size = 7;
@@ -505,8 +507,7 @@ Test(stream, large_write_against_slow_reader)
         cr_assert_eq(pyl_worker_turn(&worker, false), 0);
         size_t room = SIZE - got < 70000 ? SIZE - got : 70000;
         got += peer_read(received + got, room);
-        cr_assert_eq(pyl_stream_queued_size(&subject.stream) == 0,
-                     subject.release_count == PIECES);
+        cr_assert_eq(pyl_stream_queued_size(&subject.stream) == 0, subject.release_count == PIECES);
     }
     cr_assert_arr_eq(sent, received, SIZE);
     fixture_turn_times(&worker, 2);
@@ -785,7 +786,8 @@ Test(stream, reset_by_peer)
     free(other.got);
 }
 
-/* Goal: many open streams closed together: every fd number becomes free only after its on_closed. */
+/* Goal: many open streams closed together: every fd number becomes free only after its on_closed.
+ */
 Test(stream, close_many_with_reads_in_flight)
 {
     enum { COUNT = 50 };

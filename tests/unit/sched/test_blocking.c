@@ -210,7 +210,8 @@ open_gate_later(void *argument)
     return NULL;
 }
 
-/* Goal: close cancels what waits, waits for what runs, and refuses more; every item is done once. */
+/* Goal: close cancels what waits, waits for what runs, and refuses more; every item is done once.
+ */
 Test(blocking, close_joins)
 {
     static _Atomic bool gate;

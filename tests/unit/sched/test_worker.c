@@ -44,7 +44,10 @@ run_step(struct pyl_job *job)
     }
 }
 
-#define STEP(...) {.job = {.run = run_step}, .number = __VA_ARGS__}
+#define STEP(...)                                       \
+    {                                                   \
+        .job = {.run = run_step}, .number = __VA_ARGS__ \
+    }
 
 static void
 expect_trace(const int *expected, int count)
@@ -403,7 +406,8 @@ close_watch(struct watch *watch)
     close(watch->fds[1]);
 }
 
-/* Goal: an interrupt inside a completion leaves the other completions, and all jobs, to later turns. */
+/* Goal: an interrupt inside a completion leaves the other completions, and all jobs, to later
+ * turns. */
 Test(worker, interrupt_inside_dispatch)
 {
     struct watch watches[2];
@@ -427,7 +431,8 @@ Test(worker, interrupt_inside_dispatch)
     close_watch(&watches[1]);
 }
 
-/* Goal: fini gives every active op its terminal completion, runs no job, and can be called twice. */
+/* Goal: fini gives every active op its terminal completion, runs no job, and can be called twice.
+ */
 Test(worker, fini_ends_active_ops)
 {
     struct watch watches[3];
@@ -451,8 +456,8 @@ Test(worker, fini_ends_active_ops)
     pyl_worker_fini(&zeroed);
 }
 
-/* Goal: a forked child gives the worker up without a call to anybody, can open its own, and the parent's
- * goes on working. */
+/* Goal: a forked child gives the worker up without a call to anybody, can open its own, and the
+ * parent's goes on working. */
 Test(worker, forked_child_abandons)
 {
     struct watch watch;
