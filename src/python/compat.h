@@ -94,10 +94,14 @@ PyErr_GetRaisedException(void)
     return value;
 }
 
-/* Steals the exception. */
+/* Steals the exception; NULL: none. */
 static inline void
 PyErr_SetRaisedException(PyObject *exception)
 {
+    if (exception == NULL) {
+        PyErr_Clear();
+        return;
+    }
     PyObject *type = Py_NewRef((PyObject *)Py_TYPE(exception));
     PyErr_Restore(type, exception, PyException_GetTraceback(exception));
 }
