@@ -175,6 +175,33 @@ start_auto(struct pyl_reactor *reactor, const struct pyl_reactor_options *option
     return first_error;
 }
 
+static int
+reactor_prepare(struct pyl_reactor *reactor, const struct pyl_reactor_options *options)
+{
+    *reactor = (struct pyl_reactor){0};
+    pyl_list_init(&reactor->active_ops);
+    pyl_waker_init(&reactor->waker);
+    reactor->events_max = options->events_max > 0 ? options->events_max : EVENTS_MAX;
+    reactor->events = pyl_alloc_array(reactor->events_max, sizeof(*reactor->events));
+    return reactor->events != NULL ? 0 : -ENOMEM;
+}
+
+int
+pyl_reactor_init_backend(struct pyl_reactor *reactor, const struct pyl_backend_ops *ops,
+                         const struct pyl_reactor_options *options)
+{
+    int rc = reactor_prepare(reactor, options);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = backend_start(reactor, ops, options);
+    if (rc < 0) {
+        pyl_free(reactor->events);
+        *reactor = (struct pyl_reactor){0};
+    }
+    return rc;
+}
+
 int
 pyl_reactor_init(struct pyl_reactor *reactor, const struct pyl_reactor_options *options,
                  char *cause, size_t cause_size)
@@ -189,13 +216,9 @@ pyl_reactor_init(struct pyl_reactor *reactor, const struct pyl_reactor_options *
         options = &defaults;
     }
     cause[0] = '\0';
-    *reactor = (struct pyl_reactor){0};
-    pyl_list_init(&reactor->active_ops);
-    pyl_waker_init(&reactor->waker);
-    reactor->events_max = options->events_max > 0 ? options->events_max : EVENTS_MAX;
-    reactor->events = pyl_alloc_array(reactor->events_max, sizeof(*reactor->events));
-    if (reactor->events == NULL) {
-        return -ENOMEM;
+    int error = reactor_prepare(reactor, options);
+    if (error < 0) {
+        return error;
     }
     const char *forced = requested_name(options->backend);
     int rc = forced != NULL ? start_forced(reactor, options, forced, cause, cause_size)
@@ -218,12 +241,10 @@ pyl_reactor_fini(struct pyl_reactor *reactor)
     *reactor = (struct pyl_reactor){0};
 }
 
-void
-pyl_reactor_abandon(struct pyl_reactor *reactor)
+/* Ends the backend without waiting for the ops, which become IDLE uncalled. */
+static void
+drop(struct pyl_reactor *reactor)
 {
-    if (reactor->ops == NULL) {
-        return;
-    }
     while (!pyl_list_is_empty(&reactor->active_ops)) {
         struct pyl_op *op = PYL_CONTAINER_OF(reactor->active_ops.next, struct pyl_op, active);
         pyl_list_remove(&op->active);
@@ -232,9 +253,24 @@ pyl_reactor_abandon(struct pyl_reactor *reactor)
     reactor->active_count = 0;
     reactor->event_count = 0;
     reactor->event_next = 0;
-    reactor->is_forked_child = true;
     reactor->ops->fini(reactor);
     reactor->ops = NULL;
+}
+
+void
+pyl_reactor_drop(struct pyl_reactor *reactor)
+{
+    drop(reactor);
+    pyl_reactor_fini(reactor);
+}
+
+void
+pyl_reactor_abandon(struct pyl_reactor *reactor)
+{
+    if (reactor->ops != NULL) {
+        reactor->is_forked_child = true;
+        drop(reactor);
+    }
 }
 
 /* ---- ops ---- */

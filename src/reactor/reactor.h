@@ -35,6 +35,8 @@ struct pyl_reactor_stats {
     _Atomic uint64_t submissions;  /* ops submitted */
     _Atomic uint64_t starvations;  /* receives that found no free ring buffer */
     _Atomic uint64_t wakes;        /* wake-up writes seen */
+    _Atomic uint64_t enters;       /* system calls made by the backend to submit and to wait */
+    _Atomic uint64_t rearms;       /* multishot receives and accepts that had to be armed again */
 };
 
 struct pyl_reactor {
@@ -62,6 +64,15 @@ struct pyl_reactor {
 PYL_NODISCARD int pyl_reactor_init(struct pyl_reactor *reactor,
                                    const struct pyl_reactor_options *options, char *cause,
                                    size_t cause_size);
+
+/* For probes: as pyl_reactor_init() with the one backend and without asking its probe. */
+PYL_NODISCARD int pyl_reactor_init_backend(struct pyl_reactor *reactor,
+                                           const struct pyl_backend_ops *ops,
+                                           const struct pyl_reactor_options *options);
+
+/* For probes: as pyl_reactor_fini(), but ops may be active; they become IDLE without being called, and
+ * their memory and fds must outlive this call. Thread: owner. */
+void pyl_reactor_drop(struct pyl_reactor *reactor);
 
 /* Every op must be IDLE (see pyl_reactor_cancel_all). Accepts a zeroed reactor. Thread: owner. */
 void pyl_reactor_fini(struct pyl_reactor *reactor);
