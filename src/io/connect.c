@@ -35,7 +35,7 @@ connect_complete(struct pyl_op *op, const struct pyl_event *event)
         pyl_timer_stop(connect->worker, &connect->timer);
         connect->is_timer_queued = false;
     }
-    if (connect->is_timer_queued) {
+    if (connect->is_timer_queued && !connect->worker->is_closing) {
         connect->has_result = true; /* run_timeout() is in the ready queue and finishes */
     } else {
         finish(connect);

@@ -80,7 +80,7 @@ accept_complete(struct pyl_op *op, const struct pyl_event *event)
 {
     struct pyl_listener *listener = PYL_CONTAINER_OF(op, struct pyl_listener, accept_op);
     if (event->result >= 0) {
-        if (listener->is_closing) {
+        if (listener->is_closing || listener->worker->is_closing) {
             pyl_reactor_close_now(&listener->worker->reactor, event->result);
         } else {
             listener->ops->on_accept(listener, event->result);

@@ -65,7 +65,8 @@ pyl_stream_queue_flush(struct pyl_stream *stream)
 static bool
 can_deliver(const struct pyl_stream *stream)
 {
-    return stream->is_reading && !stream->has_eof && stream->state < PYL_STREAM_CLOSING;
+    return stream->is_reading && !stream->has_eof && stream->state < PYL_STREAM_CLOSING &&
+           !stream->worker->is_closing;
 }
 
 static size_t
@@ -196,7 +197,7 @@ update_read_op(struct pyl_stream *stream)
 {
     struct pyl_op *op = &stream->read_op;
     bool is_wanted = can_deliver(stream) && stream->read_end == PYL_READ_GOES_ON &&
-                     held_left(stream) == 0 && !stream->worker->is_closing;
+                     held_left(stream) == 0;
     uint8_t kind = stream->is_direct_read ? PYL_OP_POLL : PYL_OP_RECV;
     if (op->state == PYL_OP_ACTIVE && (!is_wanted || op->kind != kind)) {
         pyl_reactor_cancel(&stream->worker->reactor, op);
@@ -243,7 +244,7 @@ read_direct(struct pyl_stream *stream)
 static void
 receive(struct pyl_stream *stream, const uint8_t *data, size_t size)
 {
-    if (stream->state >= PYL_STREAM_CLOSING) {
+    if (stream->state >= PYL_STREAM_CLOSING || stream->worker->is_closing) {
         return;
     }
     size_t taken = held_left(stream) > 0 ? 0 : deliver(stream, data, size);

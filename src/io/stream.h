@@ -9,6 +9,8 @@
  *     +--close--> CLOSING (queue drains) --> CLOSED  <--abort-----+   (abort: from any state, queue
  * dropped)
  *
+ * From pyl_worker_fini() on, a stream makes no call but release: see pyl_stream_dispose().
+ *
  * CLOSED is entered, and on_closed called, only when no op is active: the fd number cannot be
  * reused before. on_closed is the last call a stream makes.
  */

@@ -253,7 +253,7 @@ pyl_stream_report_progress(struct pyl_stream *stream)
 {
     if (stream->is_progress_pending) {
         stream->is_progress_pending = false;
-        if (!stream->is_aborting) {
+        if (!stream->is_aborting && !stream->worker->is_closing) {
             stream->ops->on_progress(stream);
         }
     }
