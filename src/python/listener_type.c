@@ -8,7 +8,7 @@
 
 #include "python/transport.h"
 
-#include <errno.h>
+#include "io/sockaddr.h"
 
 static struct pyl_server_socket *
 server_socket_of(struct pyl_listener *listener)
@@ -136,6 +136,7 @@ start(struct pyl_server_socket *self)
         return -1;
     }
     self->is_open = true;
+    (void)pyl_socket_set_nodelay(self->fd); /* accepted TCP connections inherit it */
     pyl_listener_init(&self->listener, &self->loop->worker, self->fd, &listener_ops);
     pyl_listener_start(&self->listener);
     return 0;

@@ -96,7 +96,7 @@ struct pyl_strings {
     X(asyncio_threadsafe_handle, "asyncio.events", "_ThreadSafeHandle", false) /* 3.14 */      \
     X(asyncio_future, "asyncio.futures", "Future", true)                                       \
     X(asyncio_task, "asyncio.tasks", "Task", true)                                             \
-    X(asyncio_transport, "asyncio.transports", "Transport", true)                              \
+    X(asyncio_flow_control, "asyncio.transports", "_FlowControlMixin", true)                   \
     X(asyncio_buffered_protocol, "asyncio.protocols", "BufferedProtocol", true)                \
     X(asyncio_transport_socket, "asyncio.trsock", "TransportSocket", true)                     \
     X(asyncio_sendfile_mode, "asyncio.constants", "_SendfileMode", true)                       \

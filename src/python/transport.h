@@ -22,9 +22,11 @@ enum { PYL_LOST_WRITES_BEFORE_WARNING = 5, PYL_HIGH_WATER = 64 * 1024 };
 
 struct pyl_transport {
     PyObject_HEAD
-    /* BaseTransport's slot `_extra`: must come first. NULL until somebody reads `_extra`; then the
-     * whole dictionary, which get_extra_info() looks at first. */
+    /* The slots of asyncio's _FlowControlMixin, which loop.sendfile() asks for: they must come
+     * first. Only BaseTransport's `_extra` is used: NULL until somebody reads it; then the whole
+     * dictionary, which get_extra_info() looks at first. */
     PyObject *extra;
+    PyObject *unused_slots[4];
     struct pyl_state *state; /* kept alive by the type */
     struct pyl_loop *loop;   /* NULL after connection_lost */
     PyObject *protocol;      /* NULL after connection_lost */

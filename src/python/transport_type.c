@@ -1,9 +1,9 @@
 /*
  * transport_type.c - the type StreamTransport: memory, and its tables of methods and attributes.
  *
- * It derives from asyncio.Transport, whose only field is the slot `_extra`; everything else that
- * asyncio.Transport has is overridden. What the methods do is in transport.c (making and closing),
- * transport_protocol.c (reading), transport_write.c and transport_info.c.
+ * It derives from asyncio.Transport (by _FlowControlMixin), of which only the place of the slots is
+ * left; every method and attribute is overridden. What the methods do is in transport.c (making and
+ * closing), transport_protocol.c (reading), transport_write.c and transport_info.c.
  */
 #include "python/transport.h"
 
@@ -457,10 +457,9 @@ set_abilities(struct pyl_state *state)
 int
 pyl_transport_type_add(PyObject *module, struct pyl_state *state)
 {
-    PyTypeObject *base = (PyTypeObject *)state->asyncio_transport;
-    if (base->tp_basicsize !=
-        (Py_ssize_t)(offsetof(struct pyl_transport, extra) + sizeof(PyObject *))) {
-        PyErr_SetString(PyExc_ImportError, "asyncio.Transport has fields that we do not know");
+    PyTypeObject *base = (PyTypeObject *)state->asyncio_flow_control;
+    if (base->tp_basicsize != (Py_ssize_t)offsetof(struct pyl_transport, state)) {
+        PyErr_SetString(PyExc_ImportError, "asyncio.Transport has slots that we do not know");
         return -1;
     }
     PyObject *bases = PyTuple_Pack(1, (PyObject *)base);

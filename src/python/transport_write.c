@@ -299,7 +299,7 @@ pyl_transport_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *
         high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
     }
     if (!has_low) {
-        low = high / 4;
+        low = high / 4 - (high % 4 < 0 ? 1 : 0); /* rounds down, as Python does */
     }
     if (high < low || low < 0) {
         return PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0", high,

@@ -123,10 +123,12 @@ def test_extra_info_of_an_accepted_connection(run):
         await asyncio.wait_for(factory.made[0].lost, TIMEOUT)
         await turns()
         assert wrapped.fileno() == -1
-        with socket.socket() as other:  # the number is free again, and closed only once
-            assert other.fileno() == fd
-            await turns()
+        others = [socket.socket() for _ in range(4)]
+        assert fd in [other.fileno() for other in others]  # the number is free again
+        await turns()
+        for other in others:  # and is closed only once
             other.getsockname()
+            other.close()
         await stop(server)
 
     run(main())
@@ -190,7 +192,8 @@ def test_exception_of_the_factory(run, reports):
     run(main())
 
 
-def test_factory_that_closes_the_server(run):
+def test_factory_that_closes_the_server(run, reports):
+    """asyncio's Server takes no connection any more: it is closed, and nothing worse happens."""
     async def main():
         servers = []
 
@@ -201,9 +204,12 @@ def test_factory_that_closes_the_server(run):
         server, address = await start(factory)
         servers.append(server)
         sock = await connect(address)
-        assert await roundtrip(sock, b"served") == b"served"
+        loop = asyncio.get_running_loop()
+        assert await asyncio.wait_for(loop.sock_recv(sock, 1), TIMEOUT) == b""
         sock.close()
         await asyncio.wait_for(server.wait_closed(), TIMEOUT)
+        assert [type(r["exception"]) for r in reports] == [AssertionError]
+        reports.clear()
 
     run(main())
 

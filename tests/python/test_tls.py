@@ -133,12 +133,16 @@ def test_handshake_timeout(run, contexts, reports):
 
 def test_handshake_timeout_of_the_client(run, contexts):
     async def main():
-        silent = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+        writers = []
+        silent = await asyncio.start_server(lambda r, w: writers.append(w), "127.0.0.1", 0)
         with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer than"):
             await asyncio.open_connection(
                 *silent.sockets[0].getsockname(), ssl=contexts[1], server_hostname="localhost",
                 ssl_handshake_timeout=0.1)
-        silent.close()
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+        await stop(silent)
 
     run(main())
 
