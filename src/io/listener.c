@@ -136,6 +136,7 @@ pyl_listener_close(struct pyl_listener *listener)
     }
     listener->is_closing = true;
     pyl_listener_stop(listener);
+    pyl_reactor_forget(&listener->worker->reactor, listener->fd);
     settle(listener);
 }
 
@@ -146,6 +147,5 @@ run_close(struct pyl_job *job)
     struct pyl_listener *listener = PYL_CONTAINER_OF(job, struct pyl_listener, close_job);
     PYL_DCHECK(!listener->is_closed);
     listener->is_closed = true;
-    pyl_reactor_forget(&listener->worker->reactor, listener->fd);
     listener->ops->on_closed(listener);
 }

@@ -20,7 +20,7 @@ struct pyl_listener_ops {
     /* Accepting failed. Out of descriptors or memory: accepting resumes by itself, and this is
      * called once per attempt. Anything else: the listener has stopped. */
     void (*on_error)(struct pyl_listener *listener, int error, bool will_retry);
-    /* Last call, after pyl_listener_close(): the fd is unknown to the reactor, and the callee's. */
+    /* Last call, after pyl_listener_close(): the memory is the callee's. */
     void (*on_closed)(struct pyl_listener *listener);
 };
 
@@ -45,7 +45,8 @@ void pyl_listener_init(struct pyl_listener *listener, struct pyl_worker *worker,
  * after stop, and closed after close. */
 void pyl_listener_start(struct pyl_listener *listener);
 void pyl_listener_stop(struct pyl_listener *listener);
-/* Stops for good; on_closed comes later, from a job. Does nothing the second time. */
+/* Stops for good. The fd is the caller's when this returns: closed then, it is closed, and its
+ * number may be reused. on_closed comes later, from a job. Does nothing the second time. */
 void pyl_listener_close(struct pyl_listener *listener);
 
 #endif

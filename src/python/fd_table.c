@@ -58,11 +58,39 @@ pyl_fd_table_remove(struct pyl_fd_table *table, int fd, PyObject *owner)
     }
 }
 
+void
+pyl_fd_table_depart(struct pyl_fd_table *table, struct pyl_server_socket *listener)
+{
+    if (table->departed.next == NULL) {
+        pyl_list_init(&table->departed);
+    }
+    pyl_list_append(&table->departed, &listener->departed);
+    Py_INCREF(listener);
+    pyl_fd_table_remove(table, listener->fd, (PyObject *)listener);
+}
+
+void
+pyl_fd_table_end(struct pyl_server_socket *listener)
+{
+    pyl_list_remove(&listener->departed);
+    Py_DECREF(listener);
+}
+
+static struct pyl_server_socket *
+listener_of_node(struct pyl_list *node)
+{
+    return PYL_CONTAINER_OF(node, struct pyl_server_socket, departed);
+}
+
 int
 pyl_fd_table_traverse(const struct pyl_fd_table *table, visitproc visit, void *arg)
 {
     for (int i = 0; i < table->size; i++) {
         Py_VISIT(table->owners[i]);
+    }
+    struct pyl_list *node = table->departed.next;
+    for (; node != NULL && node != &table->departed; node = node->next) {
+        Py_VISIT((PyObject *)listener_of_node(node));
     }
     return 0;
 }
@@ -81,6 +109,10 @@ pyl_fd_table_detach(struct pyl_loop *loop)
             pyl_listener_detach((struct pyl_server_socket *)owner);
         }
     }
+    struct pyl_list *node = loop->fds.departed.next;
+    for (; node != NULL && node != &loop->fds.departed; node = node->next) {
+        pyl_listener_detach(listener_of_node(node));
+    }
 }
 
 void
@@ -89,6 +121,10 @@ pyl_fd_table_release(struct pyl_loop *loop)
     /* A finalizer may run Python, but cannot open a transport on a loop that is closed. */
     PyObject **owners = loop->fds.owners;
     int size = loop->fds.size;
+    struct pyl_list *departed = &loop->fds.departed;
+    while (departed->next != NULL && !pyl_list_is_empty(departed)) {
+        pyl_fd_table_end(listener_of_node(departed->next));
+    }
     loop->fds = (struct pyl_fd_table){0};
     for (int i = 0; i < size; i++) {
         Py_XDECREF(owners[i]);

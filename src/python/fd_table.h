@@ -17,10 +17,12 @@
 #include "python/module.h"
 
 struct pyl_loop;
+struct pyl_server_socket;
 
 struct pyl_fd_table {
     PyObject **owners; /* by fd; NULL where none is open */
     int size;
+    struct pyl_list departed; /* of pyl_server_socket.departed; zero until the first */
 };
 
 /* Keeps a new reference to `owner`, a transport or a listener. 0, or -1 with MemoryError, or
@@ -28,6 +30,12 @@ struct pyl_fd_table {
 int pyl_fd_table_add(struct pyl_fd_table *table, int fd, PyObject *owner);
 /* Drops the reference. Does nothing if the entry is not `owner`'s. */
 void pyl_fd_table_remove(struct pyl_fd_table *table, int fd, PyObject *owner);
+
+/* A listener whose fd is closed, though its op has not ended: the reference stays, without the fd.
+ */
+void pyl_fd_table_depart(struct pyl_fd_table *table, struct pyl_server_socket *listener);
+/* Its op has ended: drops the reference. */
+void pyl_fd_table_end(struct pyl_server_socket *listener);
 
 /* For the loop's tp_traverse: the loop owns these objects. */
 int pyl_fd_table_traverse(const struct pyl_fd_table *table, visitproc visit, void *arg);

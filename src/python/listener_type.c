@@ -93,25 +93,12 @@ on_error(struct pyl_listener *listener, int error, bool will_retry)
 }
 
 static void
-close_socket(struct pyl_server_socket *self)
-{
-    PyObject *result = PyObject_CallMethod(self->sock, "close", NULL);
-    if (result == NULL) {
-        pyl_loop_report(self->loop, "Closing a listening socket failed", NULL, NULL);
-    }
-    Py_XDECREF(result);
-}
-
-static void
 on_closed(struct pyl_listener *listener)
 {
     struct pyl_server_socket *self = server_socket_of(listener);
-    if (self->is_detached) {
-        return;
+    if (!self->is_detached) {
+        pyl_fd_table_end(self); /* may be the last reference */
     }
-    self->is_open = false;
-    close_socket(self);
-    pyl_fd_table_remove(&self->loop->fds, self->fd, (PyObject *)self); /* may be the last */
 }
 
 static const struct pyl_listener_ops listener_ops = {
@@ -187,15 +174,15 @@ method_close(PyObject *self_object, PyObject *unused)
 {
     struct pyl_server_socket *self = (struct pyl_server_socket *)self_object;
     (void)unused;
-    if (self->is_detached) { /* the loop is gone, the kernel forgot the fd */
-        if (self->is_open) {
-            self->is_open = false;
-            return PyObject_CallMethod(self->sock, "close", NULL);
-        }
-    } else if (self->is_open) {
-        pyl_listener_close(&self->listener);
+    if (!self->is_open) {
+        Py_RETURN_NONE;
     }
-    Py_RETURN_NONE;
+    self->is_open = false;
+    if (!self->is_detached) { /* else: the loop is gone, and the kernel has forgotten the fd */
+        pyl_listener_close(&self->listener);
+        pyl_fd_table_depart(&self->loop->fds, self);
+    }
+    return PyObject_CallMethod(self->sock, "close", NULL);
 }
 
 static int
@@ -248,8 +235,7 @@ server_socket_repr(PyObject *self_object)
 }
 
 static PyMethodDef server_socket_methods[] = {
-    {"close", method_close, METH_NOARGS,
-     PyDoc_STR("Stops accepting; the socket is closed when the kernel has let go of it.")},
+    {"close", method_close, METH_NOARGS, PyDoc_STR("Stops accepting and closes the socket.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -47,8 +47,8 @@ struct pyl_backend_ops {
      * op's own result if that was first. Completions already on their way are still delivered. */
     void (*cancel)(struct pyl_reactor *reactor, struct pyl_op *op);
 
-    /* The fd is about to be closed or handed away; no op on it is ACTIVE, and only PYL_OP_POLL ops may
-     * still be CANCELLING: their terminal event must not depend on the fd any more. */
+    /* The fd is about to be closed or handed away; no op on it is ACTIVE, and only those that let go
+     * of it may still be CANCELLING: their terminal event must not depend on the fd any more. */
     void (*forget)(struct pyl_reactor *reactor, int fd);
 
     /* Appends events to reactor->events, waiting at most timeout_ns (0: poll only; negative: no

@@ -344,7 +344,7 @@ uring_cancel(struct pyl_reactor *reactor, struct pyl_op *op)
         if (!op_prepare_cancel(reactor, op)) {
             op_list(&backend->arming, op);
         }
-        if (op->kind == PYL_OP_POLL) {
+        if (pyl_op_lets_go_of_fd(op)) {
             /* The request holds the file open; the user may close the fd as soon as we return. */
             ring_submit(reactor, true);
         }

@@ -93,6 +93,14 @@ struct pyl_event {
     const uint8_t *data; /* PYL_OP_RECV with result > 0, otherwise NULL */
 };
 
+/* Descriptors of users, who close them right after remove_reader() or Server.close() and expect that
+ * they are closed: a cancelled op of these kinds is done with its fd at once. */
+static inline bool
+pyl_op_lets_go_of_fd(const struct pyl_op *op)
+{
+    return op->kind == PYL_OP_POLL || op->kind == PYL_OP_ACCEPT;
+}
+
 static inline bool
 pyl_op_is_idle(const struct pyl_op *op)
 {

@@ -91,8 +91,8 @@ void pyl_reactor_cancel(struct pyl_reactor *reactor, struct pyl_op *op);
 void pyl_reactor_cancel_all(struct pyl_reactor *reactor);
 
 /* To be called before close(2), dup2(2) over, or giving away of an fd that ops were submitted for.
- * Every op on it is IDLE, or a PYL_OP_POLL that is CANCELLING: asyncio's users close a watched fd right
- * after remove_reader(), so a cancelled POLL lets go of its fd at once. Thread: owner. */
+ * Every op on it is IDLE, or CANCELLING and one that lets go of its fd at once, see op.h.
+ * Thread: owner. */
 void pyl_reactor_forget(struct pyl_reactor *reactor, int fd);
 
 /* Collects events; see pyl_backend_ops.wait. Thread: owner; may run without the GIL. */

@@ -346,7 +346,7 @@ pyl_readiness_cancel(struct pyl_reactor *reactor, struct pyl_op *op)
 {
     struct pyl_readiness *readiness = readiness_of(reactor);
     op_queue(readiness, op);
-    if (op->kind == PYL_OP_POLL) {
+    if (pyl_op_lets_go_of_fd(op)) {
         /* The user may close the fd as soon as we return: let go of it now. */
         struct pyl_ready_fd *entry = entry_find(readiness, op->fd);
         pyl_list_remove(&op->wait);

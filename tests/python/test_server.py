@@ -460,11 +460,12 @@ def test_connection_refused(run):
 def test_loop_closed_with_an_open_server(new_loop):
     loop = new_loop()
     server, address = loop.run_until_complete(start(Echo))
-    fd = server.sockets[0].fileno()
+    listener = server._sockets[0]
     loop.close()
+    assert listener.fileno() != -1
     server.close()
+    assert listener.fileno() == -1
     with socket.socket() as sock:
-        assert sock.fileno() == fd
         assert sock.connect_ex(address) == errno.ECONNREFUSED
 
 

@@ -80,8 +80,10 @@ static void
 teardown(void)
 {
     pyl_listener_close(&listener);
+    if (listen_fd >= 0) {
+        cr_assert_neq(fcntl(listen_fd, F_GETFD), -1, "the listener never closes its fd");
+    }
     fixture_turn_until(&worker, &is_closed);
-    cr_assert_neq(fcntl(listen_fd, F_GETFD), -1, "the listener never closes its fd");
     pyl_worker_fini(&worker);
 }
 
@@ -119,6 +121,24 @@ Test(listener, accepts_all)
     turn_until_accepted(21);
     fixture_turn_times(&worker, 3);
     cr_assert_eq(accepted_count, 21);
+}
+
+/* Goal: after close the fd is the caller's: closed, nobody listens any more, and whoever gets its
+ * number is left alone. */
+Test(listener, close_gives_the_fd_back)
+{
+    pyl_listener_start(&listener);
+    connect_client();
+    turn_until_accepted(1);
+    pyl_listener_close(&listener);
+    cr_assert_eq(close(listen_fd), 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_eq(connect(fd, &address.u.any, address.size), -1);
+    cr_assert_eq(errno, ECONNREFUSED);
+    fixture_turn_until(&worker, &is_closed);
+    cr_assert_eq(accepted_count, 1);
+    cr_assert_neq(fcntl(fd, F_GETFD), -1);
+    listen_fd = -1;
 }
 
 /* Goal: after stop nothing new is accepted, and start goes on with what waits in the backlog. */
