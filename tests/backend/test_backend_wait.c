@@ -286,6 +286,71 @@ BACKEND_TEST(backend_fds, high_number)
     cr_assert_eq(recv.last_result, 1);
 }
 
+/* ---- threads ---- */
+
+struct visit {
+    struct env *env;
+    struct probe *recv;
+    int peer;
+};
+
+static void *
+run_elsewhere(void *argument)
+{
+    struct visit *visit = argument;
+    size_t before = visit->recv->size;
+    env_turn(visit->env, 0);
+    cr_assert_eq(net_write(visit->env, visit->peer, "there", 5), 5);
+    while (visit->recv->size < before + 5) {
+        env_turn(visit->env, PYL_NS_PER_S);
+    }
+    /* Data that nobody harvests before the thread ends. */
+    cr_assert_eq(net_write(visit->env, visit->peer, "!", 1), 1);
+    return NULL;
+}
+
+/* Goal: a reactor that ran in one thread can be run, and ended, by another one after it. */
+BACKEND_TEST(backend_thread, owner_may_change)
+{
+    int fds[2], full[2];
+    static struct probe recv, poll, send;
+    net_pair(env, fds);
+    net_pair(env, full);
+    net_fill(env, full[0]);
+    probe_init(&recv, env, PYL_OP_RECV, fds[0]);
+    probe_submit(&recv);
+    probe_init(&poll, env, PYL_OP_POLL, full[0]);
+    poll.op.args.poll.events = PYL_POLL_IN;
+    poll.op.flags = PYL_OP_MULTISHOT;
+    probe_submit(&poll);
+    static char letter[] = "x";
+    static struct iovec iov = {.iov_base = letter, .iov_len = 1};
+    probe_init(&send, env, PYL_OP_SEND, full[0]);
+    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    probe_submit(&send);
+    static struct visit visit;
+    visit = (struct visit){.env = env, .recv = &recv, .peer = fds[1]};
+    for (int i = 0; i < 3; i++) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, run_elsewhere, &visit);
+        pthread_join(thread, NULL);
+        size_t expected = (size_t)(i + 1) * 10 - 4;
+        while (recv.size < expected) {
+            env_turn(env, PYL_NS_PER_S);
+        }
+        cr_assert_eq(net_write(env, fds[1], "here", 4), 4);
+        while (recv.size < expected + 4) {
+            env_turn(env, PYL_NS_PER_S);
+        }
+        pyl_reactor_wake(&env->reactor);
+        env_turn(env, -1);
+    }
+    cr_assert_arr_eq(recv.data, "there!herethere!herethere!here", 30);
+    cr_assert_eq(poll.calls + send.calls, 0);
+    cr_assert_eq(net_write(env, full[1], "x", 1), 1);
+    env_until(env, &poll.calls, 1);
+}
+
 /* ---- fork ---- */
 
 /* Goal: a child that abandons the reactor, even with ops active, does not disturb the parent. */
