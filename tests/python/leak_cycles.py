@@ -7,6 +7,7 @@ See test_leaks.py.
 
 import asyncio
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -258,10 +259,11 @@ def grown(scenario, cycles):
 def main():
     scenario, cycles = SCENARIOS[sys.argv[1]], int(sys.argv[2])
     warnings.simplefilter("ignore")  # what is left open on purpose warns
+    logging.disable()
     sys.unraisablehook = lambda *_: None
     # Caches, freelists and the first of everything fill up before anything is counted; the tables of
     # the interpreter still grow now and then. A leak grows in every window, so the smallest counts.
-    grown(scenario, cycles // 5)
+    grown(scenario, cycles // 2)
     windows = [grown(scenario, cycles // WINDOWS) for _ in range(WINDOWS)]
     print(json.dumps({name: min(window[name] for window in windows) for name in windows[0]}))
 
