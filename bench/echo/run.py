@@ -139,8 +139,7 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
     def run(messages: int) -> int:
         tool = counters.Cachegrind()
         argv = tool.command(command(variant, style, plan.python))
-        environment = {"PYTHONHASHSEED": "0"}
-        with Server(argv, plan.cores.server, environment) as server:
+        with Server(argv, plan.cores.server, counters.CACHEGRIND_ENVIRONMENT) as server:
             port = server.read_port()
             with Load(port, connections, plan.cores.client, size=size) as load:
                 load.count(messages)

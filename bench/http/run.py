@@ -194,7 +194,7 @@ def cachegrind(name: str, case: str, plan: Plan) -> float:
         tool = counters.Cachegrind()
         port = free_port()
         argv, environment = servers.command(name, APPLICATIONS[case][0], port, plan.python)
-        environment["PYTHONHASHSEED"] = "0"
+        environment.update(counters.CACHEGRIND_ENVIRONMENT)
         with Server(tool.command(argv), plan.cores.server, environment) as server:
             server.wait_port(port, timeout=120)
             core = plan.cores.client

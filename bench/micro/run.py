@@ -79,7 +79,7 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
         argv = [plan.python, "-m", "bench.micro.child", variant, case, str(operations)]
         child = subprocess.run(
             tool.command(argv), capture_output=True, text=True,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env={**os.environ, **counters.CACHEGRIND_ENVIRONMENT},
         )  # fmt: skip
         if child.returncode != 0:
             raise BenchError(f"{variant} {case} under Cachegrind: {child.stderr.strip()}")
