@@ -251,6 +251,12 @@ drop(struct pyl_reactor *reactor)
         op->state = PYL_OP_IDLE;
     }
     reactor->active_count = 0;
+    for (; pyl_reactor_has_events(reactor); reactor->event_next++) {
+        const struct pyl_event *event = &reactor->events[reactor->event_next];
+        if ((event->flags & PYL_EVENT_BUFFER) && !reactor->is_forked_child) {
+            reactor->ops->release(reactor, event);
+        }
+    }
     reactor->event_count = 0;
     reactor->event_next = 0;
     reactor->ops->fini(reactor);

@@ -52,7 +52,10 @@ env_init_with(struct env *env, const struct pyl_reactor_options *options)
 void
 env_init(struct env *env, const char *backend)
 {
-    env_init_with(env, &(struct pyl_reactor_options){.backend = backend, .sim_seed = 1});
+    const char *seed = getenv("PYL_TEST_SEED");
+    env_init_with(env, &(struct pyl_reactor_options){
+                           .backend = backend,
+                           .sim_seed = seed != NULL ? strtoull(seed, NULL, 10) : 1});
 }
 
 void
@@ -165,6 +168,18 @@ probe_run(struct probe *probe)
 }
 
 void
+probe_until_size(struct probe *probe, size_t size)
+{
+    int64_t limit_ns = pyl_clock_now_ns() + LIMIT_S * PYL_NS_PER_S;
+    while (probe->size < size) {
+        cr_assert_eq(probe->terminals, 0, "ended: %s", pyl_error_name(probe->last_result));
+        cr_assert_lt(pyl_clock_now_ns(), limit_ns, "%zu of %zu bytes", probe->size, size);
+        env_turn(probe->env, 100 * PYL_NS_PER_MS);
+    }
+    cr_assert_eq(probe->size, size);
+}
+
+void
 probe_send_all(struct env *env, int fd, const uint8_t *data, size_t size)
 {
     struct probe send;
@@ -192,8 +207,7 @@ pattern_fill(uint8_t *data, size_t size, uint32_t seed)
 static const struct net_ops *
 net_of(const struct env *env)
 {
-    (void)env;
-    return &net_real;
+    return env->is_sim ? &net_sim : &net_real;
 }
 
 void
@@ -243,6 +257,21 @@ ssize_t
 net_read(struct env *env, int fd, void *data, size_t size)
 {
     return net_of(env)->read(env, fd, data, size);
+}
+
+void
+net_read_all(struct env *env, int fd, void *data, size_t size)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t count = net_read(env, fd, (uint8_t *)data + done, size - done);
+        if (count == -EAGAIN) {
+            env_turn(env, PYL_NS_PER_MS);
+            continue;
+        }
+        cr_assert_gt(count, 0, "read: %s", pyl_error_name((int)count));
+        done += (size_t)count;
+    }
 }
 
 void

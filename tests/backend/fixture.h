@@ -56,6 +56,8 @@ void probe_fini(struct probe *probe);
 void probe_submit(struct probe *probe);
 /* Submits, and turns until the terminal event. */
 void probe_run(struct probe *probe);
+/* Turns until the op has received that many bytes. */
+void probe_until_size(struct probe *probe, size_t size);
 /* Sends all of `size` bytes with as many SEND ops as it takes. */
 void probe_send_all(struct env *env, int fd, const uint8_t *data, size_t size);
 
@@ -79,6 +81,8 @@ void net_limit_fds(struct env *env, bool is_limited);
 /* As write(2) and read(2) with negative errno. */
 ssize_t net_write(struct env *env, int fd, const void *data, size_t size);
 ssize_t net_read(struct env *env, int fd, void *data, size_t size);
+/* Reads that many bytes, with turns in between. */
+void net_read_all(struct env *env, int fd, void *data, size_t size);
 void net_shutdown(struct env *env, int fd);
 void net_close(struct env *env, int fd);
 /* Close with a reset. */

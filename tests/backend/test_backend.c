@@ -33,8 +33,7 @@ BACKEND_TEST(backend_accept, delivers_every_connection)
     static struct probe recv;
     probe_init(&recv, env, PYL_OP_RECV, accept.results[1]);
     probe_submit(&recv);
-    env_until(env, &recv.calls, 1);
-    cr_assert_eq(recv.size, 5);
+    probe_until_size(&recv, 5);
     cr_assert_arr_eq(recv.data, "hello", 5);
 }
 
@@ -123,15 +122,12 @@ BACKEND_TEST(backend_connect, succeeds)
     env_until(env, &accept.calls, 1);
 
     probe_send_all(env, connect.op.fd, (const uint8_t *)"ping", 4);
-    ssize_t count;
-    while ((count = net_read(env, accept.last_result, buffer, sizeof(buffer))) == -EAGAIN) {
-        env_turn(env, PYL_NS_PER_MS);
-    }
-    cr_assert_eq(count, 4);
+    net_read_all(env, accept.last_result, buffer, 4);
+    cr_assert_arr_eq(buffer, "ping", 4);
     probe_init(&recv, env, PYL_OP_RECV, connect.op.fd);
     probe_submit(&recv);
     cr_assert_eq(net_write(env, accept.last_result, "pong", 4), 4);
-    env_until(env, &recv.calls, 1);
+    probe_until_size(&recv, 4);
     cr_assert_arr_eq(recv.data, "pong", 4);
 }
 
@@ -161,9 +157,7 @@ BACKEND_TEST(backend_recv, several_writes)
     for (uint8_t i = 0; i < 50; i++) {
         expected[i] = i;
         cr_assert_eq(net_write(env, fds[1], &i, 1), 1);
-        while (recv.size < (size_t)i + 1) {
-            env_turn(env, 10 * PYL_NS_PER_MS);
-        }
+        probe_until_size(&recv, (size_t)i + 1);
     }
     cr_assert_eq(recv.terminals, 0);
     cr_assert_arr_eq(recv.data, expected, 50);
@@ -199,11 +193,8 @@ BACKEND_TEST(backend_recv, half_close)
     env_until(env, &recv.terminals, 1);
     cr_assert_eq(recv.last_result, 0);
     probe_send_all(env, fds[0], (const uint8_t *)"still here", 10);
-    ssize_t count;
-    while ((count = net_read(env, fds[1], buffer, sizeof(buffer))) == -EAGAIN) {
-        env_turn(env, PYL_NS_PER_MS);
-    }
-    cr_assert_eq(count, 10);
+    net_read_all(env, fds[1], buffer, 10);
+    cr_assert_arr_eq(buffer, "still here", 10);
     env_settle(env);
     cr_assert_eq(recv.calls, 1);
 }
@@ -311,15 +302,7 @@ BACKEND_TEST(backend_send, gathers)
     probe_run(&send);
     size_t sent = (size_t)send.last_result;
     cr_assert(sent > 0 && sent <= 13);
-    size_t received = 0;
-    while (received < sent) {
-        ssize_t count = net_read(env, fds[1], buffer + received, sizeof(buffer) - received);
-        if (count == -EAGAIN) {
-            env_turn(env, PYL_NS_PER_MS);
-            continue;
-        }
-        received += (size_t)count;
-    }
+    net_read_all(env, fds[1], buffer, sent);
     cr_assert_eq(memcmp(buffer, "one two three", sent), 0);
 }
 

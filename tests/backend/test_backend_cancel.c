@@ -74,9 +74,7 @@ BACKEND_TEST(backend_cancel, recv_then_resume)
     env_settle(env);
     cr_assert_eq(recv.size, 0);
     probe_submit(&recv);
-    while (recv.size < 5) {
-        env_turn(env, PYL_NS_PER_S);
-    }
+    probe_until_size(&recv, 5);
     cr_assert_arr_eq(recv.data, "later", 5);
 }
 
@@ -203,9 +201,7 @@ BACKEND_TEST(backend_cancel, races_with_data)
         cr_assert_eq(recv.last_result, -ECANCELED);
     }
     probe_submit(&recv);
-    while (recv.size < expected) {
-        env_turn(env, PYL_NS_PER_S);
-    }
+    probe_until_size(&recv, expected);
     cr_assert_eq(recv.size, expected);
 }
 

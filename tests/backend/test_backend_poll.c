@@ -271,15 +271,11 @@ BACKEND_TEST(backend_poll, mixes_with_recv)
         /* Both at once. */
         probe_submit(&in);
         cr_assert_eq(net_write(env, fds[1], "y", 1), 1);
-        while (recv.size < before + 2) {
-            env_turn(env, PYL_NS_PER_S);
-        }
+        probe_until_size(&recv, before + 2);
         pyl_reactor_cancel(&env->reactor, &in.op);
         env_until(env, &in.terminals, 1);
         cr_assert_eq(net_write(env, fds[1], "z", 1), 1);
-        while (recv.size < before + 3) {
-            env_turn(env, PYL_NS_PER_S);
-        }
+        probe_until_size(&recv, before + 3);
         pyl_reactor_cancel(&env->reactor, &recv.op);
         env_until(env, &recv.terminals, 1);
     }

@@ -230,9 +230,7 @@ BACKEND_TEST(backend_fds, many)
             cr_assert_eq(net_write(env, peers[i], &i, sizeof(i)), (ssize_t)sizeof(i));
         }
         for (int i = 0; i < PAIRS; i++) {
-            while (recv[i].size < sizeof(i) * (size_t)(round + 1)) {
-                env_turn(env, PYL_NS_PER_S);
-            }
+            probe_until_size(&recv[i], sizeof(i) * (size_t)(round + 1));
         }
     }
     for (int i = 0; i < PAIRS; i++) {
@@ -253,9 +251,7 @@ BACKEND_TEST(backend_fds, number_is_reused)
         probe_init(&recv, env, PYL_OP_RECV, fds[0]);
         probe_submit(&recv);
         cr_assert_eq(net_write(env, fds[1], &i, sizeof(i)), (ssize_t)sizeof(i));
-        while (recv.size < sizeof(i)) {
-            env_turn(env, PYL_NS_PER_S);
-        }
+        probe_until_size(&recv, sizeof(i));
         cr_assert_eq(memcmp(recv.data, &i, sizeof(i)), 0);
         pyl_reactor_cancel(&env->reactor, &recv.op);
         env_until(env, &recv.terminals, 1);
@@ -335,13 +331,9 @@ BACKEND_TEST(backend_thread, owner_may_change)
         pthread_create(&thread, NULL, run_elsewhere, &visit);
         pthread_join(thread, NULL);
         size_t expected = (size_t)(i + 1) * 10 - 4;
-        while (recv.size < expected) {
-            env_turn(env, PYL_NS_PER_S);
-        }
+        probe_until_size(&recv, expected);
         cr_assert_eq(net_write(env, fds[1], "here", 4), 4);
-        while (recv.size < expected + 4) {
-            env_turn(env, PYL_NS_PER_S);
-        }
+        probe_until_size(&recv, expected + 4);
         pyl_reactor_wake(&env->reactor);
         env_turn(env, -1);
     }
@@ -385,9 +377,7 @@ BACKEND_TEST(backend_fork, child_abandons)
     cr_assert_eq(waitpid(child, &status, 0), child);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     cr_assert_eq(net_write(env, fds[1], "still", 5), 5);
-    while (recv.size < 5) {
-        env_turn(env, PYL_NS_PER_S);
-    }
+    probe_until_size(&recv, 5);
     pyl_reactor_wake(&env->reactor);
     env_turn(env, -1);
 }
