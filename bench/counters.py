@@ -46,13 +46,15 @@ def cpu_ns(pids: list[int]) -> int:
     return sum(time.clock_gettime_ns((~pid << 3) | _SCHED_CLOCK) for pid in pids)
 
 
-def user_system_ticks(pids: list[int]) -> tuple[int, int]:
-    user = system = 0
+def process_stat(pids: list[int]) -> dict[str, int]:
+    """Ticks in user and kernel mode, and minor page faults, of all threads."""
+    total = {"user": 0, "system": 0, "faults": 0}
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        user += int(fields[11])
-        system += int(fields[12])
-    return user, system
+        total["faults"] += int(fields[7])
+        total["user"] += int(fields[11])
+        total["system"] += int(fields[12])
+    return total
 
 
 def core_idle_ns(core: int) -> int:
@@ -132,7 +134,7 @@ class Perf:
 class Window:
     """Counts what a server uses between entering and leaving.
 
-    After leaving: `cpu`, `user`, `system`, `wall` in nanoseconds, `events` by perf's names,
+    After leaving: `cpu`, `user`, `system`, `wall` in nanoseconds, `faults`, `events` by perf's names,
     `disturbed` as the larger share of the two cores' time that neither the server nor the client
     used. The client's CPU time is what the caller's children and `client_pids` used.
     """
@@ -146,14 +148,12 @@ class Window:
         self.events: dict[str, int] = {}
 
     def _snapshot(self) -> dict[str, int]:
-        user, system = user_system_ticks(self._pids)
         times = os.times()
         client = times.user + times.system + times.children_user + times.children_system
         return {
             "wall": time.monotonic_ns(),
             "cpu": cpu_ns(self._pids),
-            "user": user,
-            "system": system,
+            **process_stat(self._pids),
             "client": int(client * 1e9) + cpu_ns(self._client_pids),
             "server_idle": core_idle_ns(self._cores.server),
             "client_idle": core_idle_ns(self._cores.client),
@@ -176,7 +176,7 @@ class Window:
             self.events = self._perf.stop()
         used = {name: after[name] - before for name, before in self._before.items()}
         ticks = max(1, used["user"] + used["system"])
-        self.wall, self.cpu = used["wall"], used["cpu"]
+        self.wall, self.cpu, self.faults = used["wall"], used["cpu"], used["faults"]
         self.user = self.cpu * used["user"] / ticks
         self.system = self.cpu * used["system"] / ticks
         self.disturbed = self._disturbed(used)
@@ -198,6 +198,7 @@ class Window:
             "cpu_ns": self.cpu / count,
             "user_ns": self.user / count,
             "kernel_ns": self.system / count,
+            "faults": self.faults / count,
             "server_busy": self.cpu / self.wall,
         }
         names = dict(zip((*HARDWARE, SYSCALLS), ("user_instr", "kernel_instr", "syscalls")))
