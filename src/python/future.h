@@ -127,6 +127,10 @@ void pyl_future_warn_unretrieved(struct pyl_future *future);
 void pyl_future_complain(struct pyl_future *future, PyObject *key, PyObject *message,
                          PyObject *exception);
 
+/* <Type info>, with the info from asyncio's helper. */
+PyObject *pyl_future_repr(PyObject *future, PyObject *info_function);
+/* The name of the type without its module: "Future", "Task", or a subclass's own. */
+const char *pyl_future_type_name(PyObject *future);
 /* future.result() */
 PyObject *pyl_future_result(PyObject *future, PyObject *unused);
 

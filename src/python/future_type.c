@@ -11,68 +11,52 @@
 
 #include <string.h>
 
-enum { FREE_MAX = 256 };
-
 /* ---- memory */
 
-static struct pyl_future_freelist *
+static struct pyl_freelist *
 freelist_of(struct pyl_state *state, PyTypeObject *type)
 {
     if (type == state->task_type) {
-        return &state->tasks.free_tasks;
+        return &state->tasks.task_freelist;
     }
-    return type == state->future_type ? &state->tasks.free_futures : NULL;
+    return type == state->future_type ? &state->tasks.future_freelist : NULL;
 }
 
 struct pyl_future *
 pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
 {
-    struct pyl_future_freelist *list = freelist_of(state, type);
-    struct pyl_future *future;
-    if (PYL_LIKELY(list != NULL && list->head != NULL)) {
-        future = list->head;
-        list->head = (struct pyl_future *)(void *)future->dict;
-        list->count--;
-        memset((char *)future + sizeof(PyObject), 0,
-               (size_t)type->tp_basicsize - sizeof(PyObject));
-        (void)PyObject_Init((PyObject *)future, type);
-        PyObject_GC_Track(future);
-    } else {
-        future = pyl_future_cast(type->tp_alloc(type, 0));
-        if (future == NULL) {
+    struct pyl_freelist *freelist = freelist_of(state, type);
+    PyObject *object;
+    if (PYL_UNLIKELY(freelist == NULL)) {
+        object = type->tp_alloc(type, 0);
+        if (object == NULL) {
             return NULL;
         }
+    } else {
+        object = pyl_freelist_new(freelist, type);
+        if (object == NULL) {
+            return NULL;
+        }
+        memset((char *)object + sizeof(PyObject), 0,
+               (size_t)type->tp_basicsize - sizeof(PyObject));
+        PyObject_GC_Track(object);
     }
-    future->state = state;
-    return future;
+    pyl_future_cast(object)->state = state;
+    return pyl_future_cast(object);
 }
 
 void
 pyl_future_free(struct pyl_future *future)
 {
     PyTypeObject *type = Py_TYPE(future);
-    struct pyl_future_freelist *list = freelist_of(future->state, type);
+    struct pyl_freelist *freelist = freelist_of(future->state, type);
     /* An object whose finaliser ran carries a mark that would keep it from running again. */
-    if (!PYL_FREE_THREADED && list != NULL && list->count < FREE_MAX &&
-        !PyObject_GC_IsFinalized((PyObject *)future)) {
-        future->dict = (PyObject *)(void *)list->head;
-        list->head = future;
-        list->count++;
+    if (PYL_LIKELY(freelist != NULL && !PyObject_GC_IsFinalized((PyObject *)future))) {
+        pyl_freelist_free(freelist, (PyObject *)future);
     } else {
         type->tp_free(future);
+        Py_DECREF(type);
     }
-    Py_DECREF(type);
-}
-
-static void
-freelist_clear(struct pyl_future_freelist *list)
-{
-    while (list->head != NULL) {
-        struct pyl_future *future = list->head;
-        list->head = (struct pyl_future *)(void *)future->dict;
-        PyObject_GC_Del(future);
-    }
-    list->count = 0;
 }
 
 int
@@ -90,8 +74,8 @@ pyl_task_state_clear(struct pyl_task_state *state)
     Py_CLEAR(state->context_names);
     Py_CLEAR(state->coroutine_types);
     Py_CLEAR(state->done_awaitable);
-    freelist_clear(&state->free_futures);
-    freelist_clear(&state->free_tasks);
+    pyl_freelist_close(&state->future_freelist);
+    pyl_freelist_close(&state->task_freelist);
 }
 
 int
@@ -256,6 +240,13 @@ out:
     Py_XDECREF(message);
 }
 
+const char *
+pyl_future_type_name(PyObject *op)
+{
+    const char *dot = strrchr(Py_TYPE(op)->tp_name, '.');
+    return dot != NULL ? dot + 1 : Py_TYPE(op)->tp_name;
+}
+
 void
 pyl_future_warn_unretrieved(struct pyl_future *future)
 {
@@ -264,9 +255,8 @@ pyl_future_warn_unretrieved(struct pyl_future *future)
     }
     future->log_traceback = false;
     PyObject *saved = PyErr_GetRaisedException();
-    const char *name = strrchr(Py_TYPE(future)->tp_name, '.');
-    name = name != NULL ? name + 1 : Py_TYPE(future)->tp_name;
-    PyObject *message = PyUnicode_FromFormat("%s exception was never retrieved", name);
+    PyObject *message = PyUnicode_FromFormat("%s exception was never retrieved",
+                                             pyl_future_type_name((PyObject *)future));
     pyl_future_complain(future, future->state->str.future, message, future->exception);
     pyl_restore_exception(saved);
 }
@@ -293,14 +283,37 @@ future_dealloc(PyObject *op)
     pyl_future_free(future);
 }
 
+/* asyncio's whole-repr helpers take the name from __class__, which a subclass of ours shares with us. */
+PyObject *
+pyl_future_repr(PyObject *op, PyObject *info_function)
+{
+    if (pyl_future_ensure_init(pyl_future_cast(op)) < 0) {
+        return NULL;
+    }
+    int depth = Py_ReprEnter(op);
+    if (depth != 0) {
+        return depth < 0 ? NULL : PyUnicode_FromString("...");
+    }
+    PyObject *repr = NULL, *joined = NULL;
+    PyObject *info = PyObject_CallOneArg(info_function, op);
+    PyObject *space = PyUnicode_FromString(" ");
+    if (info != NULL && space != NULL) {
+        joined = PyUnicode_Join(space, info);
+    }
+    if (joined != NULL) {
+        repr = PyUnicode_FromFormat("<%s %U>", pyl_future_type_name(op), joined);
+    }
+    Py_XDECREF(joined);
+    Py_XDECREF(space);
+    Py_XDECREF(info);
+    Py_ReprLeave(op);
+    return repr;
+}
+
 static PyObject *
 future_repr(PyObject *op)
 {
-    struct pyl_future *future = pyl_future_cast(op);
-    if (pyl_future_ensure_init(future) < 0) {
-        return NULL;
-    }
-    return PyObject_CallOneArg(future->state->future_repr, op);
+    return pyl_future_repr(op, pyl_future_cast(op)->state->future_repr_info);
 }
 
 /* ---- methods */

@@ -68,14 +68,17 @@ pyl_loop_of_worker(struct pyl_worker *worker)
 static inline bool
 pyl_loop_is_direct(const struct pyl_loop *loop)
 {
-    return !(loop->is_closed || loop->is_debug || loop->is_forked_child || loop->has_own_call_soon);
+    return !(atomic_load_explicit(&loop->is_closed, memory_order_relaxed) ||
+             atomic_load_explicit(&loop->is_debug, memory_order_relaxed) || loop->is_forked_child ||
+             loop->has_own_call_soon);
 }
 
 /* The loop is running in another thread than this one. */
 static inline bool
 pyl_loop_is_foreign_thread(const struct pyl_loop *loop)
 {
-    return loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident();
+    unsigned long thread_id = atomic_load_explicit(&loop->thread_id, memory_order_relaxed);
+    return thread_id != 0 && thread_id != PyThread_get_thread_ident();
 }
 
 /* Called with an exception set, which is consumed. An Exception goes to

@@ -22,6 +22,8 @@ static add_fn *const add_functions[] = {
     pyl_loop_type_add,
     pyl_transport_type_add,
     pyl_listener_type_add,
+    pyl_future_types_add,
+    pyl_task_type_add,
 };
 
 struct pyl_state *
@@ -173,7 +175,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 #define PYL_VISIT_IMPORT(name, module, attribute, is_required) Py_VISIT(state->name);
     PYL_IMPORTS(PYL_VISIT_IMPORT)
 #undef PYL_VISIT_IMPORT
-    return 0;
+    return pyl_task_state_traverse(&state->tasks, visit, arg);
 }
 
 static int
@@ -183,6 +185,7 @@ module_clear(PyObject *module)
     /* Before the types go: PyObject_GC_Del() looks at the type. */
     pyl_freelist_close(&state->handle_freelist);
     pyl_freelist_close(&state->timer_handle_freelist);
+    pyl_task_state_clear(&state->tasks);
 #define PYL_CLEAR_STRING(name) Py_CLEAR(state->str.name);
     PYL_STRINGS(PYL_CLEAR_STRING)
 #undef PYL_CLEAR_STRING

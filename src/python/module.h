@@ -13,6 +13,7 @@
 
 #include "base/list.h"
 #include "base/platform.h"
+#include "python/freelist.h"
 #include "python/task_state.h"
 
 /* One row per string used as an attribute, method or keyword name on a hot path. */
@@ -117,8 +118,8 @@ struct pyl_strings {
     X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task", false)                 \
     X(current_tasks, "asyncio.tasks", "_current_tasks", false) /* NULL from 3.14 on */        \
     X(iscoroutine, "asyncio.coroutines", "iscoroutine", true)                                  \
-    X(future_repr, "asyncio.base_futures", "_future_repr", true)                               \
-    X(task_repr, "asyncio.base_tasks", "_task_repr", true)                                     \
+    X(future_repr_info, "asyncio.base_futures", "_future_repr_info", true)                     \
+    X(task_repr_info, "asyncio.base_tasks", "_task_repr_info", true)                           \
     X(task_get_stack, "asyncio.base_tasks", "_task_get_stack", true)                           \
     X(task_print_stack, "asyncio.base_tasks", "_task_print_stack", true)                       \
     X(get_event_loop, "asyncio.events", "get_event_loop", true)                                \
@@ -135,23 +136,6 @@ struct pyl_job_kind {
 };
 
 enum { PYL_JOB_KINDS_MAX = 16 };
-
-/* Memory of dead objects of one final (not subclassed) heap type with GC, kept for the next ones. */
-struct pyl_freelist {
-    void *first; /* linked through the first word after the object header */
-    uint32_t count;
-    bool is_closed;
-};
-
-enum { PYL_FREELIST_MAX = 512 };
-
-/* Instead of PyObject_GC_New(): fields are not initialised, the object is not tracked. New reference. */
-PyObject *pyl_freelist_new(struct pyl_freelist *freelist, PyTypeObject *type);
-/* The end of a tp_dealloc: untracked, everything cleared. Frees the memory or keeps it, and gives back the
- * reference to the type. */
-void pyl_freelist_free(struct pyl_freelist *freelist, PyObject *object);
-/* Frees what is kept; nothing is kept from then on. */
-void pyl_freelist_close(struct pyl_freelist *freelist);
 
 struct pyl_state {
     struct pyl_strings str;

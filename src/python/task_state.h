@@ -4,16 +4,7 @@
 #ifndef PYL_PYTHON_TASK_STATE_H
 #define PYL_PYTHON_TASK_STATE_H
 
-#include "python/compat.h"
-
-struct pyl_future;
-
-/* Dead instances kept for their memory, linked through pyl_future.dict; unused on free-threaded
- * builds, whose allocator has per-thread heaps. Guarded by the GIL. */
-struct pyl_future_freelist {
-    struct pyl_future *head;
-    int count;
-};
+#include "python/freelist.h"
 
 struct pyl_task_state {
     PyObject *context_names;   /* ("context",): keyword names of a vectorcall */
@@ -24,8 +15,8 @@ struct pyl_task_state {
 #else
     unsigned long long name_counter; /* guarded by the GIL */
 #endif
-    struct pyl_future_freelist free_futures;
-    struct pyl_future_freelist free_tasks;
+    struct pyl_freelist future_freelist;
+    struct pyl_freelist task_freelist;
 };
 
 /* For the slots of the module; clear comes before the types of the state are cleared. */

@@ -249,9 +249,7 @@ task_dealloc(PyObject *op)
 static PyObject *
 task_repr(PyObject *op)
 {
-    struct pyl_future *future = pyl_future_cast(op);
-    return pyl_future_ensure_init(future) < 0 ? NULL
-                                              : PyObject_CallOneArg(future->state->task_repr, op);
+    return pyl_future_repr(op, pyl_future_cast(op)->state->task_repr_info);
 }
 
 PyDoc_STRVAR(task_doc,

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Run the interpreter's own tests of futures and tasks against pyloop's Future and Task, on asyncio's loop.
+
+    python tests/cpython/run_tasks.py [-v] [--only task|future] [PATTERN ...]
+
+Our types take the place of asyncio's C types before the test modules are imported: asyncio.Future and asyncio.Task,
+what the stock loop creates, and the `cls`, `Task` and `Future` of the base classes in test_futures and
+test_tasks. What is skipped is listed here with its reason; such a test runs all the same, and it is an error
+if it passes. --only replaces one of the two, so that it meets asyncio's own other half. PATTERN is matched against `test_tasks.Class.test_name`, wildcards allowed.
+Last line: N passed, N failed, N skipped. Exit status 1 if anything failed.
+"""
+
+import argparse
+import fnmatch
+import importlib
+import sys
+import time
+import unittest
+
+import asyncio
+import asyncio.futures
+import asyncio.tasks
+
+from pyloop import _core
+
+MODULES = ["test_futures", "test_futures2", "test_tasks", "test_taskgroups", "test_timeouts", "test_waitfor",
+           "test_eager_task_factory", "test_locks", "test_queues", "test_runners", "test_streams"]
+
+# pattern: reason
+SKIPS = {}
+# The same for --only: asyncio's Task is no subclass of our Future, nor ours of asyncio's.
+SKIPS_MIXED = {
+    "test_tasks.GenericTaskTests.test_future_subclass": "issubclass(Task, Future) holds within one implementation",
+    "test_tasks.CTask_CFuture_Tests.test_set_*_causes_invalid_state": "calls Future.set_result(task) unbound",
+}
+
+
+def inject(only):
+    """Make our types the ones that asyncio and its tests take for the C implementation."""
+    if only != "task":
+        asyncio.futures.Future = asyncio.futures._CFuture = asyncio.Future = _core.Future
+    if only == "future":
+        return
+    asyncio.tasks.Task = asyncio.tasks._CTask = asyncio.Task = _core.Task
+    if hasattr(asyncio, "create_eager_task_factory"):
+        factory = asyncio.tasks.create_eager_task_factory(_core.Task)
+        asyncio.eager_task_factory = asyncio.tasks.eager_task_factory = factory
+
+
+def all_cases(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from all_cases(item)
+        else:
+            yield item
+
+
+def load(patterns):
+    loader = unittest.TestLoader()
+    for name in MODULES:
+        try:
+            module = importlib.import_module("test.test_asyncio." + name)
+        except ModuleNotFoundError:
+            continue
+        for case in all_cases(loader.loadTestsFromModule(module)):
+            identity = case.id().removeprefix("test.test_asyncio.")
+            if not patterns or any(fnmatch.fnmatchcase(identity, "*" + p + "*") for p in patterns):
+                yield identity, case
+
+
+def skip_reason(identity, skips):
+    for pattern, reason in skips.items():
+        if fnmatch.fnmatchcase(identity, pattern):
+            return reason
+    return None
+
+
+def problems(result):
+    return [text for _, text in result.errors + result.failures] + ["unexpected success"] * len(
+        result.unexpectedSuccesses)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-v", "--verbose", action="store_true")
+    parser.add_argument("--only", choices=["task", "future"])
+    parser.add_argument("patterns", nargs="*")
+    options = parser.parse_args()
+    inject(options.only)
+    skips = {**SKIPS, **(SKIPS_MIXED if options.only else {})}
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for identity, case in load(options.patterns):
+        started = time.monotonic()
+        result = unittest.TestResult()
+        case.run(result)
+        reason = skip_reason(identity, skips)
+        texts = problems(result)
+        if reason is not None and texts:
+            outcome = "skipped"
+        elif reason is not None:
+            outcome, texts = "failed", ["passes, so it must leave the list of skips"]
+        elif texts:
+            outcome = "failed"
+        else:
+            outcome = "skipped" if result.skipped else "passed"
+            reason = result.skipped[0][1] if result.skipped else None
+        counts[outcome] += 1
+        if outcome == "failed":
+            print(f"FAIL {identity}")
+            print("\n".join(texts))
+        elif options.verbose:
+            print(f"{outcome:7} {identity} {time.monotonic() - started:.2f}s {reason or ''}", flush=True)
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
+    return 1 if counts["failed"] or not counts["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
