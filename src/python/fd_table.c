@@ -3,6 +3,7 @@
  */
 #include "python/fd_table.h"
 
+#include "python/http.h"
 #include "python/listener.h"
 #include "python/loop.h"
 #include "python/transport.h"
@@ -59,27 +60,28 @@ pyl_fd_table_remove(struct pyl_fd_table *table, int fd, PyObject *owner)
 }
 
 void
-pyl_fd_table_depart(struct pyl_fd_table *table, struct pyl_server_socket *listener)
+pyl_fd_table_depart(struct pyl_fd_table *table, int fd, PyObject *owner,
+                    struct pyl_departed *departed)
 {
     if (table->departed.next == NULL) {
         pyl_list_init(&table->departed);
     }
-    pyl_list_append(&table->departed, &listener->departed);
-    Py_INCREF(listener);
-    pyl_fd_table_remove(table, listener->fd, (PyObject *)listener);
+    pyl_list_append(&table->departed, &departed->link);
+    departed->owner = Py_NewRef(owner);
+    pyl_fd_table_remove(table, fd, owner);
 }
 
 void
-pyl_fd_table_end(struct pyl_server_socket *listener)
+pyl_fd_table_end(struct pyl_departed *departed)
 {
-    pyl_list_remove(&listener->departed);
-    Py_DECREF(listener);
+    pyl_list_remove(&departed->link);
+    Py_DECREF(departed->owner);
 }
 
-static struct pyl_server_socket *
-listener_of_node(struct pyl_list *node)
+static struct pyl_departed *
+departed_of_node(struct pyl_list *node)
 {
-    return PYL_CONTAINER_OF(node, struct pyl_server_socket, departed);
+    return PYL_CONTAINER_OF(node, struct pyl_departed, link);
 }
 
 int
@@ -90,28 +92,36 @@ pyl_fd_table_traverse(const struct pyl_fd_table *table, visitproc visit, void *a
     }
     struct pyl_list *node = table->departed.next;
     for (; node != NULL && node != &table->departed; node = node->next) {
-        Py_VISIT((PyObject *)listener_of_node(node));
+        Py_VISIT(departed_of_node(node)->owner);
     }
     return 0;
+}
+
+static void
+detach(struct pyl_state *state, PyObject *owner)
+{
+    if (Py_IS_TYPE(owner, state->transport_type)) {
+        pyl_transport_detach((struct pyl_transport *)owner);
+    } else if (Py_IS_TYPE(owner, state->http_connection_type)) {
+        pyl_http_connection_detach((struct pyl_http_connection *)(void *)owner);
+    } else if (Py_IS_TYPE(owner, state->http_listener_type)) {
+        pyl_http_listener_detach((struct pyl_http_listener *)(void *)owner);
+    } else {
+        pyl_listener_detach((struct pyl_server_socket *)owner);
+    }
 }
 
 void
 pyl_fd_table_detach(struct pyl_loop *loop)
 {
     for (int i = 0; i < loop->fds.size; i++) {
-        PyObject *owner = loop->fds.owners[i];
-        if (owner == NULL) {
-            continue;
-        }
-        if (Py_IS_TYPE(owner, loop->state->transport_type)) {
-            pyl_transport_detach((struct pyl_transport *)owner);
-        } else {
-            pyl_listener_detach((struct pyl_server_socket *)owner);
+        if (loop->fds.owners[i] != NULL) {
+            detach(loop->state, loop->fds.owners[i]);
         }
     }
     struct pyl_list *node = loop->fds.departed.next;
     for (; node != NULL && node != &loop->fds.departed; node = node->next) {
-        pyl_listener_detach(listener_of_node(node));
+        detach(loop->state, departed_of_node(node)->owner);
     }
 }
 
@@ -123,7 +133,7 @@ pyl_fd_table_release(struct pyl_loop *loop)
     int size = loop->fds.size;
     struct pyl_list *departed = &loop->fds.departed;
     while (departed->next != NULL && !pyl_list_is_empty(departed)) {
-        pyl_fd_table_end(listener_of_node(departed->next));
+        pyl_fd_table_end(departed_of_node(departed->next));
     }
     loop->fds = (struct pyl_fd_table){0};
     for (int i = 0; i < size; i++) {

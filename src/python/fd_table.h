@@ -17,15 +17,20 @@
 #include "python/module.h"
 
 struct pyl_loop;
-struct pyl_server_socket;
+
+/* Embedded in an owner whose fd is closed before its op has ended. */
+struct pyl_departed {
+    struct pyl_list link;
+    PyObject *owner;
+};
 
 struct pyl_fd_table {
     PyObject **owners; /* by fd; NULL where none is open */
     int size;
-    struct pyl_list departed; /* of pyl_server_socket.departed; zero until the first */
+    struct pyl_list departed; /* of pyl_departed.link; zero until the first */
 };
 
-/* Keeps a new reference to `owner`, a transport or a listener. 0, or -1 with MemoryError, or
+/* Keeps a new reference to `owner`: a transport, a listener, or the HTTP server's kinds of both. 0, or -1 with MemoryError, or
  * RuntimeError when the fd has an owner that is still open. */
 int pyl_fd_table_add(struct pyl_fd_table *table, int fd, PyObject *owner);
 /* Drops the reference. Does nothing if the entry is not `owner`'s. */
@@ -33,9 +38,10 @@ void pyl_fd_table_remove(struct pyl_fd_table *table, int fd, PyObject *owner);
 
 /* A listener whose fd is closed, though its op has not ended: the reference stays, without the fd.
  */
-void pyl_fd_table_depart(struct pyl_fd_table *table, struct pyl_server_socket *listener);
+void pyl_fd_table_depart(struct pyl_fd_table *table, int fd, PyObject *owner,
+                         struct pyl_departed *departed);
 /* Its op has ended: drops the reference. */
-void pyl_fd_table_end(struct pyl_server_socket *listener);
+void pyl_fd_table_end(struct pyl_departed *departed);
 
 /* For the loop's tp_traverse: the loop owns these objects. */
 int pyl_fd_table_traverse(const struct pyl_fd_table *table, visitproc visit, void *arg);

@@ -183,6 +183,8 @@ PyObject *pyl_future_next(PyObject *future);               /* tp_iternext */
 PySendResult pyl_future_send(PyObject *future, PyObject *value, PyObject **ret); /* am_send */
 PyObject *pyl_future_iter(PyObject *future);               /* tp_iter: a FutureIter */
 PyObject *pyl_future_dunder_await(PyObject *future, PyObject *unused); /* the method of that name */
+/* The arguments of a coroutine's throw() as an exception. New reference or NULL. */
+PyObject *pyl_future_make_thrown(PyObject *const *args, Py_ssize_t count);
 int pyl_future_iter_types_add(PyObject *module, struct pyl_state *state);
 
 /* task_step.c */

@@ -159,10 +159,12 @@ iter_send(PyObject *op, PyObject *value)
     return iter_next(op);
 }
 
-/* The arguments of throw() as an exception. New reference or NULL. */
-static PyObject *
-make_thrown(PyObject *const *args, Py_ssize_t count)
+PyObject *
+pyl_future_make_thrown(PyObject *const *args, Py_ssize_t count)
 {
+    if (count < 1 || count > 3) {
+        return PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", count);
+    }
     PyObject *type = args[0];
     PyObject *value = count > 1 && !Py_IsNone(args[1]) ? args[1] : NULL;
     PyObject *traceback = count > 2 && !Py_IsNone(args[2]) ? args[2] : NULL;
@@ -221,7 +223,7 @@ iter_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
     if (count > 1 && warn_three_argument_throw() < 0) {
         return NULL;
     }
-    PyObject *exception = make_thrown(args, count);
+    PyObject *exception = pyl_future_make_thrown(args, count);
     if (exception == NULL) {
         return NULL;
     }
@@ -292,10 +294,7 @@ done_send(PyObject *op, PyObject *value)
 static PyObject *
 done_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
-    if (count < 1 || count > 3) {
-        return PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", count);
-    }
-    PyObject *exception = make_thrown(args, count);
+    PyObject *exception = pyl_future_make_thrown(args, count);
     if (exception != NULL) {
         PyErr_SetRaisedException(exception);
     }

@@ -19,7 +19,7 @@ struct pyl_server_socket {
     PyObject *context;     /* factory and connections run in copies of it */
     PyObject *accept;      /* NULL: plain transports are made here; else called with each new fd */
     PyObject *weakrefs;
-    struct pyl_list departed; /* loop->fds.departed, from close() to on_closed */
+    struct pyl_departed departed; /* in loop->fds.departed, from close() to on_closed */
     int fd;
     bool is_open;     /* entry in loop->fds */
     bool is_detached; /* the loop is gone */

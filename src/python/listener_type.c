@@ -97,7 +97,7 @@ on_closed(struct pyl_listener *listener)
 {
     struct pyl_server_socket *self = server_socket_of(listener);
     if (!self->is_detached) {
-        pyl_fd_table_end(self); /* may be the last reference */
+        pyl_fd_table_end(&self->departed); /* may be the last reference */
     }
 }
 
@@ -180,7 +180,7 @@ method_close(PyObject *self_object, PyObject *unused)
     self->is_open = false;
     if (!self->is_detached) { /* else: the loop is gone, and the kernel has forgotten the fd */
         pyl_listener_close(&self->listener);
-        pyl_fd_table_depart(&self->loop->fds, self);
+        pyl_fd_table_depart(&self->loop->fds, self->fd, (PyObject *)self, &self->departed);
     }
     return PyObject_CallMethod(self->sock, "close", NULL);
 }

@@ -24,6 +24,7 @@ static add_fn *const add_functions[] = {
     pyl_listener_type_add,
     pyl_future_types_add,
     pyl_task_type_add,
+    pyl_http_types_add,
 };
 
 struct pyl_state *
@@ -175,7 +176,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 #define PYL_VISIT_IMPORT(name, module, attribute, is_required) Py_VISIT(state->name);
     PYL_IMPORTS(PYL_VISIT_IMPORT)
 #undef PYL_VISIT_IMPORT
-    return pyl_task_state_traverse(&state->tasks, visit, arg);
+    int status = pyl_task_state_traverse(&state->tasks, visit, arg);
+    return status != 0 ? status : pyl_http_state_traverse(&state->http, visit, arg);
 }
 
 static int
@@ -195,6 +197,7 @@ module_clear(PyObject *module)
 #define PYL_CLEAR_IMPORT(name, module, attribute, is_required) Py_CLEAR(state->name);
     PYL_IMPORTS(PYL_CLEAR_IMPORT)
 #undef PYL_CLEAR_IMPORT
+    pyl_http_state_clear(&state->http);
     Py_CLEAR(state->debug_names);
     return 0;
 }

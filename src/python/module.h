@@ -14,6 +14,7 @@
 #include "base/list.h"
 #include "base/platform.h"
 #include "python/freelist.h"
+#include "python/http_state.h"
 #include "python/task_state.h"
 
 /* One row per string used as an attribute, method or keyword name on a hot path. */
@@ -46,6 +47,20 @@
     X(source_traceback)                                                                        \
     X(socket)                                                                                  \
     X(sockname)                                                                                \
+    X(type)                                                                                    \
+    X(status)                                                                                  \
+    X(headers)                                                                                 \
+    X(body)                                                                                    \
+    X(more_body)                                                                               \
+    X(asgi)                                                                                    \
+    X(http_version)                                                                            \
+    X(server)                                                                                  \
+    X(client)                                                                                  \
+    X(method)                                                                                  \
+    X(path)                                                                                    \
+    X(raw_path)                                                                                \
+    X(query_string)                                                                            \
+    X(state)                                                                                   \
     X(peername)                                                                                \
     X(get_debug)                                                                               \
     X(is_running)                                                                              \
@@ -86,8 +101,14 @@ struct pyl_strings {
     X(task_type)              /* task_type.c */                                                \
     X(transport_type)         /* transport_type.c */                                           \
     X(listener_type)          /* listener_type.c: what _start_serving returns */               \
-    X(http_server_type)       /* http_server.c */                                              \
-    X(http_request_type)      /* http_request.c */
+    X(http_server_type)       /* http_server_type.c */                                         \
+    X(http_listener_type)     /* http_listen.c */                                              \
+    X(http_connection_type)   /* http_connection.c */                                          \
+    X(http_request_type)      /* http_request.c */                                             \
+    X(http_call_type)         /* http_request.c: receive and send */                           \
+    X(http_ready_type)        /* http_wait.c */                                                \
+    X(http_wait_type)                                                                          \
+    X(http_disconnected_type) /* pyloop.ClientDisconnected */
 
 /* One row per object borrowed at import: field, module, attribute, whether it must exist (otherwise
  * the field is NULL on versions without it). */
@@ -152,6 +173,7 @@ struct pyl_state {
     int job_kind_count;
 
     struct pyl_task_state tasks;
+    struct pyl_http_state http;
 
     /* Never used on free-threaded builds. */
     struct pyl_freelist handle_freelist;

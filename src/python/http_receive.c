@@ -1,0 +1,110 @@
+/*
+ * http_receive.c - the application's receive(): content of the request, then http.disconnect.
+ */
+#include "python/http.h"
+
+/* The next piece of content; more_body tells whether another will follow. */
+static PyObject *
+take_content(struct pyl_http_request *request)
+{
+    PyObject *body = request->piece;
+    if (body != NULL) {
+        request->piece = NULL;
+    } else if (request->more_size > 0) {
+        body = PyBytes_FromStringAndSize((const char *)request->more,
+                                         (Py_ssize_t)request->more_size);
+        if (body == NULL) {
+            return NULL;
+        }
+        PyMem_RawFree(request->more);
+        request->more = NULL;
+        request->more_size = 0;
+        request->more_capacity = 0;
+    } else {
+        body = Py_NewRef(request->server->state->http.empty_bytes);
+    }
+    return body;
+}
+
+static int
+make_request_event(struct pyl_http_request *request, PyObject **ret_message)
+{
+    struct pyl_state *state = request->server->state;
+    PyObject *message = PyDict_Copy(state->http.request_event);
+    PyObject *body = message != NULL ? take_content(request) : NULL;
+    if (body == NULL) {
+        Py_XDECREF(message);
+        return -1;
+    }
+    bool is_last = request->is_content_complete && pyl_http_request_unread_size(request) == 0;
+    int rc = 0;
+    if (body != state->http.empty_bytes) {
+        rc = PyDict_SetItem(message, state->str.body, body);
+    }
+    if (rc == 0 && !is_last) {
+        rc = PyDict_SetItem(message, state->str.more_body, Py_True);
+    }
+    Py_DECREF(body);
+    if (rc < 0) {
+        Py_DECREF(message);
+        return -1;
+    }
+    request->is_content_delivered = is_last;
+    pyl_http_connection_update_reading(request->connection);
+    *ret_message = message;
+    return 1;
+}
+
+int
+pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message)
+{
+    bool is_over = request->connection == NULL || request->is_disconnected ||
+                   request->progress == PYL_HTTP_RESPONSE_COMPLETE;
+    if (!is_over) {
+        if (pyl_http_request_unread_size(request) > 0 ||
+            (request->is_content_complete && !request->is_content_delivered)) {
+            return make_request_event(request, ret_message);
+        }
+        if (!request->has_peer_eof) {
+            return 0;
+        }
+    }
+    *ret_message = PyDict_Copy(request->server->state->http.disconnect_event);
+    return *ret_message != NULL ? 1 : -1;
+}
+
+/* The client waits for our consent; an application that asks for content gives it. */
+static void
+answer_expectation(struct pyl_http_request *request)
+{
+    static const char CONTINUE[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    request->is_continue_owed = false;
+    if (!request->is_content_complete && request->progress == PYL_HTTP_RESPONSE_IDLE &&
+        request->connection != NULL) {
+        pyl_http_write_static(request->connection, CONTINUE, sizeof(CONTINUE) - 1);
+    }
+}
+
+PyObject *
+pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
+{
+    struct pyl_http_request *request = ((struct pyl_http_call *)(void *)self)->request;
+    (void)args;
+    if (PyVectorcall_NARGS(count) != 0 || (names != NULL && PyTuple_GET_SIZE(names) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "receive() takes no arguments");
+        return NULL;
+    }
+    if (pyl_http_request_check_thread(request) < 0) {
+        return NULL;
+    }
+    if (request->is_continue_owed) {
+        answer_expectation(request);
+    }
+    PyObject *message;
+    int rc = pyl_http_receive_now(request, &message);
+    if (rc < 0) {
+        return NULL;
+    }
+    return rc > 0 ? pyl_http_ready(request->server->state, message)
+                  : pyl_http_wait_new(request, true);
+}

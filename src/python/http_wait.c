@@ -1,0 +1,385 @@
+/*
+ * http_wait.c - what receive() and send() return: an awaitable that is done, and one that waits.
+ *
+ * Both have a coroutine's methods, because applications hand them to create_task() and wait_for(). The
+ * message is taken from the request at the moment the waiter runs again, so a cancelled receive()
+ * loses nothing.
+ */
+#include "python/http.h"
+
+#include "python/future.h"
+
+/* ---- done */
+
+struct http_ready {
+    PyObject_HEAD
+    PyObject *value; /* NULL: given away */
+};
+
+static PySendResult
+ready_am_send(PyObject *op, PyObject *value, PyObject **ret)
+{
+    struct http_ready *ready = (struct http_ready *)(void *)op;
+    (void)value;
+    if (ready->value == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited receive()");
+        *ret = NULL;
+        return PYGEN_ERROR;
+    }
+    *ret = ready->value;
+    ready->value = NULL;
+    return PYGEN_RETURN;
+}
+
+/* What am_send gave, in the form of tp_iternext: StopIteration carries the value. */
+static PyObject *
+next_of_send(PySendResult status, PyObject *value)
+{
+    if (status != PYGEN_RETURN) {
+        return value;
+    }
+    if (value != Py_None) {
+        /* A tuple or an exception as value would be taken apart: ours is a dict or None. */
+        PyErr_SetObject(PyExc_StopIteration, value);
+    } else {
+        PyErr_SetNone(PyExc_StopIteration);
+    }
+    Py_DECREF(value);
+    return NULL;
+}
+
+static PyObject *
+ready_next(PyObject *op)
+{
+    PyObject *value;
+    PySendResult status = ready_am_send(op, Py_None, &value);
+    return next_of_send(status, value);
+}
+
+static PyObject *
+ready_send(PyObject *op, PyObject *value)
+{
+    (void)value;
+    return ready_next(op);
+}
+
+static int
+ready_clear(PyObject *op)
+{
+    Py_CLEAR(((struct http_ready *)(void *)op)->value);
+    return 0;
+}
+
+static int
+ready_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((struct http_ready *)(void *)op)->value);
+    return 0;
+}
+
+static PyObject *
+ready_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *exception = pyl_future_make_thrown(args, count);
+    if (exception != NULL) {
+        (void)ready_clear(op);
+        PyErr_SetRaisedException(exception);
+    }
+    return NULL;
+}
+
+static PyObject *
+ready_close(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    (void)ready_clear(op);
+    Py_RETURN_NONE;
+}
+
+static void
+ready_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)ready_clear(op);
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef ready_methods[] = {
+    {"send", ready_send, METH_O, NULL},
+    {"throw", (PyCFunction)(void (*)(void))ready_throw, METH_FASTCALL, NULL},
+    {"close", ready_close, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyType_Slot ready_slots[] = {
+    {Py_tp_dealloc, ready_dealloc},
+    {Py_tp_traverse, ready_traverse},
+    {Py_tp_clear, ready_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, ready_next},
+    {Py_tp_methods, ready_methods},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, ready_am_send},
+    {0, NULL},
+};
+
+static PyType_Spec ready_spec = {
+    .name = "pyloop._core.HttpReady",
+    .basicsize = sizeof(struct http_ready),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = ready_slots,
+};
+
+PyObject *
+pyl_http_ready(struct pyl_state *state, PyObject *value)
+{
+    if (value == NULL) {
+        return NULL;
+    }
+    struct http_ready *ready = PyObject_GC_New(struct http_ready, state->http_ready_type);
+    if (ready == NULL) {
+        Py_DECREF(value);
+        return NULL;
+    }
+    ready->value = value;
+    PyObject_GC_Track(ready);
+    return (PyObject *)ready;
+}
+
+/* ---- waiting */
+
+struct http_wait {
+    PyObject_HEAD
+    struct pyl_http_request *request; /* NULL: finished */
+    PyObject *future;                 /* what the task sleeps on, or NULL */
+    struct pyl_list link;             /* request->waiters, while there is a future */
+    bool is_receive;
+};
+
+static struct http_wait *
+wait_of(PyObject *op)
+{
+    return (struct http_wait *)(void *)op;
+}
+
+static void
+forget_future(struct http_wait *wait)
+{
+    pyl_list_remove(&wait->link);
+    Py_CLEAR(wait->future);
+}
+
+static int
+wait_clear(PyObject *op)
+{
+    struct http_wait *wait = wait_of(op);
+    forget_future(wait);
+    Py_CLEAR(wait->request);
+    return 0;
+}
+
+static int
+wait_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    struct http_wait *wait = wait_of(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT((PyObject *)wait->request);
+    Py_VISIT(wait->future);
+    return 0;
+}
+
+static void
+wait_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)wait_clear(op);
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+/* 1: over, *ret is set. 0: must sleep. -1 with an exception. */
+static int
+look(struct http_wait *wait, PyObject **ret)
+{
+    if (wait->is_receive) {
+        return pyl_http_receive_now(wait->request, ret);
+    }
+    int rc = pyl_http_send_check(wait->request);
+    if (rc == 0) {
+        *ret = Py_NewRef(Py_None);
+        return 1;
+    }
+    return rc > 0 ? 0 : -1;
+}
+
+static int
+sleep_on_future(struct http_wait *wait)
+{
+    wait->future = pyl_future_new(wait->request->server->loop);
+    if (wait->future == NULL) {
+        return -1;
+    }
+    pyl_list_append(&wait->request->waiters, &wait->link);
+    if (wait->is_receive && wait->request->connection != NULL) {
+        pyl_http_connection_update_reading(wait->request->connection);
+    }
+    return 0;
+}
+
+static PySendResult
+wait_am_send(PyObject *op, PyObject *value, PyObject **ret)
+{
+    struct http_wait *wait = wait_of(op);
+    (void)value;
+    *ret = NULL;
+    if (wait->request == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited receive() or send()");
+        return PYGEN_ERROR;
+    }
+    for (;;) {
+        if (wait->future != NULL) {
+            PySendResult status = PyIter_Send(wait->future, Py_None, ret);
+            if (status == PYGEN_NEXT) {
+                return PYGEN_NEXT;
+            }
+            forget_future(wait);
+            if (status == PYGEN_ERROR) {
+                Py_CLEAR(wait->request);
+                return PYGEN_ERROR;
+            }
+            Py_CLEAR(*ret);
+        }
+        int rc = look(wait, ret);
+        if (rc != 0) {
+            Py_CLEAR(wait->request);
+            return rc > 0 ? PYGEN_RETURN : PYGEN_ERROR;
+        }
+        if (sleep_on_future(wait) < 0) {
+            return PYGEN_ERROR;
+        }
+    }
+}
+
+static PyObject *
+wait_next(PyObject *op)
+{
+    PyObject *value;
+    PySendResult status = wait_am_send(op, Py_None, &value);
+    return next_of_send(status, value);
+}
+
+static PyObject *
+wait_send(PyObject *op, PyObject *value)
+{
+    (void)value;
+    return wait_next(op);
+}
+
+static PyObject *
+wait_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *exception = pyl_future_make_thrown(args, count);
+    if (exception != NULL) {
+        (void)wait_clear(op);
+        PyErr_SetRaisedException(exception);
+    }
+    return NULL;
+}
+
+static PyObject *
+wait_close(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    (void)wait_clear(op);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef wait_methods[] = {
+    {"send", wait_send, METH_O, NULL},
+    {"throw", (PyCFunction)(void (*)(void))wait_throw, METH_FASTCALL, NULL},
+    {"close", wait_close, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyType_Slot wait_slots[] = {
+    {Py_tp_dealloc, wait_dealloc},
+    {Py_tp_traverse, wait_traverse},
+    {Py_tp_clear, wait_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, wait_next},
+    {Py_tp_methods, wait_methods},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, wait_am_send},
+    {0, NULL},
+};
+
+static PyType_Spec wait_spec = {
+    .name = "pyloop._core.HttpWait",
+    .basicsize = sizeof(struct http_wait),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = wait_slots,
+};
+
+PyObject *
+pyl_http_wait_new(struct pyl_http_request *request, bool is_receive)
+{
+    struct http_wait *wait =
+        PyObject_GC_New(struct http_wait, request->server->state->http_wait_type);
+    if (wait == NULL) {
+        return NULL;
+    }
+    wait->request = (struct pyl_http_request *)Py_NewRef((PyObject *)request);
+    wait->future = NULL;
+    wait->is_receive = is_receive;
+    pyl_list_init(&wait->link);
+    PyObject_GC_Track(wait);
+    return (PyObject *)wait;
+}
+
+bool
+pyl_http_wait_has_receiver(const struct pyl_http_request *request)
+{
+    const struct pyl_list *link = request->waiters.next;
+    for (; link != &request->waiters; link = link->next) {
+        const struct http_wait *wait = PYL_CONTAINER_OF(link, struct http_wait, link);
+        if (wait->is_receive) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void
+pyl_http_wait_wake_all(struct pyl_http_request *request)
+{
+    struct pyl_list waking;
+    if (pyl_list_is_empty(&request->waiters)) {
+        return;
+    }
+    pyl_list_move_all(&waking, &request->waiters);
+    while (!pyl_list_is_empty(&waking)) {
+        struct http_wait *wait = PYL_CONTAINER_OF(waking.next, struct http_wait, link);
+        pyl_list_remove(&wait->link);
+        pyl_list_append(&request->waiters, &wait->link);
+        PyObject *future = Py_NewRef(wait->future);
+        if (pyl_future_set_result(future, Py_None) < 0) {
+            pyl_http_server_report(request->server, "Waking an ASGI application failed");
+        }
+        Py_DECREF(future);
+    }
+}
+
+int
+pyl_http_wait_types_add(PyObject *module, struct pyl_state *state)
+{
+    if (pyl_add_type(module, &ready_spec, NULL, false, &state->http_ready_type) < 0) {
+        return -1;
+    }
+    return pyl_add_type(module, &wait_spec, NULL, false, &state->http_wait_type);
+}
