@@ -19,11 +19,13 @@
         }                                                                                      \
     } while (0)
 
-#ifdef NDEBUG
-#define PYL_DCHECK(condition) ((void)sizeof(condition))
-#else
-#define PYL_DCHECK(condition) PYL_CHECK(condition)
-#endif
+/* The condition is compiled in every build, and evaluated in debug builds only. */
+#define PYL_DCHECK(condition)                                                                      \
+    do {                                                                                           \
+        if (PYL_DEBUG) {                                                                           \
+            PYL_CHECK(condition);                                                                  \
+        }                                                                                          \
+    } while (0)
 
 #define PYL_UNREACHABLE() PYL_CHECK(!"unreachable")
 

@@ -35,6 +35,21 @@
 #define PYL_TSAN 0
 #endif
 
+/* macOS has no MSG_NOSIGNAL in the SDKs we build with, but an option of the socket. */
+#if defined(__APPLE__)
+#define PYL_MSG_NOSIGNAL 0
+#define PYL_SO_NOSIGPIPE 0x1022
+#else
+#define PYL_MSG_NOSIGNAL MSG_NOSIGNAL
+#define PYL_SO_NOSIGPIPE 0 /* none */
+#endif
+
+#ifdef NDEBUG
+#define PYL_DEBUG 0
+#else
+#define PYL_DEBUG 1
+#endif
+
 #ifndef PYL_TINY_LIMITS
 #define PYL_TINY_LIMITS 0
 #endif

@@ -234,6 +234,7 @@ entry_watch(struct pyl_reactor *reactor, int fd, struct pyl_ready_fd *entry)
             return 0;
         }
         entry->is_tcp = socket_is_tcp(fd);
+        (void)pyl_socket_silence(fd); /* fails for what is no socket, and then nothing is sent */
         break;
     case PYL_WATCH_LEVEL:
         if (entry->watch == PYL_WATCH_LEVEL && entry->armed == mask) {
@@ -512,20 +513,17 @@ perform_accept(struct pyl_reactor *reactor, struct pyl_event *slot, struct pyl_e
 
     /* buffer_id is not used by READY slots: here it counts the calls of this turn. */
     while (slot->buffer_id++ < ACCEPTS_PER_TURN) {
-        int fd = accept4(op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
+        event->result = pyl_socket_accept(op->fd);
+        if (event->result >= 0) {
             slot->flags |= PYL_EVENT_READY; /* the op stays QUEUED: this slot goes on */
             event->flags = PYL_EVENT_MORE;
-            event->result = fd;
             return true;
         }
-        int error = -errno;
-        if (pyl_socket_would_block(error)) {
+        if (pyl_socket_would_block(event->result)) {
             op_wait_for_edge(reactor, op, entry);
             return false;
         }
-        if (error != -EINTR && !pyl_socket_accept_is_transient(error)) {
-            event->result = error;
+        if (event->result != -EINTR && !pyl_socket_accept_is_transient(event->result)) {
             op_finish(reactor, op);
             return true;
         }

@@ -12,6 +12,20 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+/* The next connection of a listening socket: a non-blocking, close-on-exec fd, or -errno. */
+int pyl_socket_accept(int listener);
+
+/* Where sendmsg(2) has no MSG_NOSIGNAL, makes the socket itself raise no SIGPIPE. 0 or -errno. */
+static inline int
+pyl_socket_silence(int fd)
+{
+    int one = 1;
+    if (PYL_SO_NOSIGPIPE == 0) {
+        return 0;
+    }
+    return setsockopt(fd, SOL_SOCKET, PYL_SO_NOSIGPIPE, &one, sizeof(one)) == 0 ? 0 : -errno;
+}
+
 static inline int64_t
 pyl_socket_recv(int fd, void *buffer, size_t size)
 {
@@ -27,7 +41,7 @@ pyl_socket_sendmsg(int fd, const struct msghdr *message)
 {
     ssize_t count;
     do {
-        count = sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        count = sendmsg(fd, message, PYL_MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (PYL_UNLIKELY(count < 0) && errno == EINTR);
     return count >= 0 ? count : -errno;
 }
