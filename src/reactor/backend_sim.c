@@ -298,6 +298,20 @@ perform_poll(struct pyl_reactor *reactor, struct pyl_op *op, const struct pyl_si
                 op->flags & PYL_OP_MULTISHOT ? PYL_EVENT_MORE : 0);
 }
 
+/* Bytes that were on their way when the cancel was submitted still move, as in a ring; what a cancelled SEND
+ * refers to is still read. Other kinds end: a POLL has let go of its fd. */
+static bool
+cancel_comes_late(struct sim_backend *backend, const struct pyl_op *op,
+                  const struct pyl_sim_socket *socket)
+{
+    if (socket == NULL || (op->kind != PYL_OP_RECV && op->kind != PYL_OP_SEND)) {
+        return false;
+    }
+    uint32_t direction = op->kind == PYL_OP_RECV ? PYL_POLL_IN : PYL_POLL_OUT;
+    return (pyl_sim_net_ready(socket) & direction) != 0 &&
+           pyl_sim_net_random(&backend->net, 2) == 0;
+}
+
 static void
 perform(struct pyl_reactor *reactor, struct pyl_op *op)
 {
@@ -306,11 +320,11 @@ perform(struct pyl_reactor *reactor, struct pyl_op *op)
         emit_result(reactor, op, op->backend_value, 0);
         return;
     }
-    if (op->state == PYL_OP_CANCELLING) {
+    struct pyl_sim_socket *socket = pyl_sim_net_find(&backend->net, op->fd);
+    if (op->state == PYL_OP_CANCELLING && !cancel_comes_late(backend, op, socket)) {
         emit_result(reactor, op, -ECANCELED, 0);
         return;
     }
-    struct pyl_sim_socket *socket = pyl_sim_net_find(&backend->net, op->fd);
     switch ((enum pyl_op_kind)op->kind) {
     case PYL_OP_ACCEPT:
         perform_accept(reactor, op, socket);
@@ -644,7 +658,7 @@ pyl_sim_random(struct pyl_reactor *reactor, uint32_t bound)
 
 const struct pyl_backend_ops pyl_backend_sim = {
     .name = "sim",
-    .features = PYL_BACKEND_SIMULATED,
+    .features = PYL_BACKEND_SIMULATED | PYL_BACKEND_BATCHES,
     .probe = sim_probe,
     .init = sim_init,
     .fini = sim_fini,
