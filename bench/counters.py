@@ -134,8 +134,8 @@ class Perf:
 class Window:
     """Counts what a server uses between entering and leaving.
 
-    After leaving: `cpu`, `user`, `system`, `wall` in nanoseconds, `faults`, `events` by perf's names,
-    `disturbed` as the larger share of the two cores' time that neither the server nor the client
+    After leaving: `cpu`, `user`, `system`, `wall` in nanoseconds, `faults`, `events` by perf's
+    names, `disturbed` as the larger share of the two cores' time that neither the server nor the client
     used. The client's CPU time is what the caller's children and `client_pids` used.
     """
 
