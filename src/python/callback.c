@@ -192,7 +192,7 @@ pyl_loop_slow_end(struct pyl_loop *loop, int64_t start, PyObject *what)
     if (PYL_LIKELY(start == 0)) {
         return;
     }
-    double seconds = (double)(pyl_reactor_now_ns(&loop->worker.reactor) - start) / 1e9;
+    double seconds = (double)(pyl_clock_now_ns() - start) / 1e9;
     if (seconds < loop->slow_callback_duration) {
         return;
     }

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/clock.h"
 #include "sched/worker.h"
 
 struct pyl_watch_entry;
@@ -113,7 +114,7 @@ static inline int64_t
 pyl_loop_slow_start(struct pyl_loop *loop)
 {
     return atomic_load_explicit(&loop->is_debug, memory_order_relaxed)
-               ? pyl_reactor_now_ns(&loop->worker.reactor)
+               ? pyl_clock_now_ns()
                : 0;
 }
 void pyl_loop_slow_end(struct pyl_loop *loop, int64_t start, PyObject *what);

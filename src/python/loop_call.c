@@ -200,8 +200,8 @@ pyl_loop_py_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize
 static int64_t
 loop_now_ns(struct pyl_loop *loop)
 {
-    return PYL_LIKELY(loop->is_worker_open) ? pyl_reactor_now_ns(&loop->worker.reactor)
-                                            : pyl_clock_now_ns();
+    return PYL_LIKELY(pyl_loop_is_open(loop)) ? pyl_reactor_now_ns(&loop->worker.reactor)
+                                              : pyl_clock_now_ns();
 }
 
 double

@@ -294,17 +294,13 @@ add_side(PyObject *self, PyObject *const *args, Py_ssize_t count, int side, uint
     if (handle == NULL) {
         return NULL;
     }
-    struct watch *watch = entry->sides[side];
-    if (watch == NULL) {
-        if (watch_start(loop, fd, side, events, Py_NewRef((PyObject *)handle)) == NULL) {
-            Py_CLEAR(handle);
-        }
-        return (PyObject *)handle;
+    if (entry->sides[side] != NULL) {
+        /* A new op, not only a new handle: the number may stand for something else by now. */
+        watch_stop(entry->sides[side]);
     }
-    struct pyl_handle *earlier = (struct pyl_handle *)watch->target;
-    watch->target = Py_NewRef((PyObject *)handle);
-    pyl_handle_cancel(earlier);
-    Py_DECREF(earlier);
+    if (watch_start(loop, fd, side, events, Py_NewRef((PyObject *)handle)) == NULL) {
+        Py_CLEAR(handle);
+    }
     return (PyObject *)handle;
 }
 

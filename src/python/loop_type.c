@@ -362,7 +362,7 @@ static PyObject *
 get_backend(PyObject *self, void *unused)
 {
     struct pyl_loop *loop = loop_of(self);
-    if (!loop->is_worker_open) {
+    if (!pyl_loop_is_open(loop)) {
         Py_RETURN_NONE;
     }
     return PyUnicode_FromString(loop->worker.reactor.ops->name);
