@@ -8,41 +8,44 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* 0 in production, so one relaxed load is all that injection costs there. */
-static _Atomic uint64_t fail_countdown; /* any thread, relaxed: tests are the only writers */
-static _Atomic int fail_is_lasting;
-static _Atomic uint64_t injected_count;
+/* What a test has injected; 0 in production, where it costs one relaxed load. Any thread, relaxed:
+ * tests are the only writers. */
+static struct {
+    _Atomic uint64_t countdown;
+    _Atomic int is_lasting;
+    _Atomic uint64_t count;
+} injected; /* tidy: global because malloc is, and a test of any layer sets it */
 
 static bool
 inject_failure(void)
 {
-    uint64_t left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+    uint64_t left = atomic_load_explicit(&injected.countdown, memory_order_relaxed);
     if (PYL_LIKELY(left == 0)) {
         return false;
     }
     if (left > 1) {
-        atomic_store_explicit(&fail_countdown, left - 1, memory_order_relaxed);
+        atomic_store_explicit(&injected.countdown, left - 1, memory_order_relaxed);
         return false;
     }
-    if (!atomic_load_explicit(&fail_is_lasting, memory_order_relaxed)) {
-        atomic_store_explicit(&fail_countdown, 0, memory_order_relaxed);
+    if (!atomic_load_explicit(&injected.is_lasting, memory_order_relaxed)) {
+        atomic_store_explicit(&injected.countdown, 0, memory_order_relaxed);
     }
-    atomic_fetch_add_explicit(&injected_count, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&injected.count, 1, memory_order_relaxed);
     return true;
 }
 
 void
 pyl_alloc_inject_failure(uint64_t nth, int is_lasting)
 {
-    atomic_store_explicit(&injected_count, 0, memory_order_relaxed);
-    atomic_store_explicit(&fail_is_lasting, is_lasting, memory_order_relaxed);
-    atomic_store_explicit(&fail_countdown, nth, memory_order_relaxed);
+    atomic_store_explicit(&injected.count, 0, memory_order_relaxed);
+    atomic_store_explicit(&injected.is_lasting, is_lasting, memory_order_relaxed);
+    atomic_store_explicit(&injected.countdown, nth, memory_order_relaxed);
 }
 
 uint64_t
 pyl_alloc_injected_count(void)
 {
-    return atomic_load_explicit(&injected_count, memory_order_relaxed);
+    return atomic_load_explicit(&injected.count, memory_order_relaxed);
 }
 
 void *

@@ -1,6 +1,6 @@
 /*
- * alloc.h - the memory of the C layers. Sizes are checked for overflow, and a test can make the n-th
- * allocation fail. Any thread.
+ * alloc.h - the memory of the C layers. Sizes are checked for overflow, and a test can make the
+ * n-th allocation fail. Any thread.
  */
 #ifndef PYL_BASE_ALLOC_H
 #define PYL_BASE_ALLOC_H

@@ -1,7 +1,7 @@
 /*
- * error.c - errno to name. strerrorname_np(3) exists only in glibc 2.32 and later, so the table is ours;
- * it holds what POSIX and the BSDs share, plus what only some systems have where a kernel interface we
- * use returns it.
+ * error.c - errno to name. strerrorname_np(3) exists only in glibc 2.32 and later, so the table is
+ * ours; it holds what POSIX and the BSDs share, plus what only some systems have where a kernel
+ * interface we use returns it.
  */
 #include "base/error.h"
 

@@ -6,7 +6,8 @@
 
 #include "base/platform.h"
 
-/* -ECONNRESET gives "ECONNRESET", 0 "OK", anything unknown "UNKNOWN". A positive errno is accepted as well. */
+/* -ECONNRESET gives "ECONNRESET", 0 "OK", anything unknown "UNKNOWN". A positive errno is
+ * accepted as well. */
 const char *pyl_error_name(int error);
 
 #endif

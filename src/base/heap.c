@@ -1,6 +1,7 @@
 /*
- * heap.c - the 4-ary heap. Four children share a cache line or two, and the tree is half as deep as a
- * binary one, which is what a timer heap needs: many inserts, many removals, few minimums taken.
+ * heap.c - the 4-ary heap. Four children share a cache line or two, and the tree is half as deep
+ * as a binary one, which is what a timer heap needs: many inserts, many removals, few minimums
+ * taken.
  */
 #include "base/heap.h"
 

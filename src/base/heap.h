@@ -1,6 +1,6 @@
 /*
- * heap.h - 4-ary min-heap with the keys inline and a back-index in each node, so that removal of any
- * node is O(log n) and compares without touching the nodes. Owner thread only.
+ * heap.h - 4-ary min-heap with the keys inline and a back-index in each node, so that removal of
+ * any node is O(log n) and compares without touching the nodes. Owner thread only.
  */
 #ifndef PYL_BASE_HEAP_H
 #define PYL_BASE_HEAP_H
@@ -27,7 +27,9 @@ struct pyl_heap {
     uint64_t next_sequence;
 };
 
+/* An empty heap; allocates nothing. */
 void pyl_heap_init(struct pyl_heap *heap);
+/* Frees the memory; nodes still in the heap are out of it. Accepts a zeroed heap. */
 void pyl_heap_fini(struct pyl_heap *heap);
 
 /* Returns 0 or -ENOMEM. The node must not be in a heap. */

@@ -15,7 +15,7 @@
 #define PYL_CACHE_LINE 64
 
 #define PYL_CONTAINER_OF(pointer, type, member) \
-    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 #if defined(__has_feature)
 #define PYL_HAS_FEATURE(x) __has_feature(x)

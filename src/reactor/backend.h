@@ -47,8 +47,9 @@ struct pyl_backend_ops {
      * op's own result if that was first. Completions already on their way are still delivered. */
     void (*cancel)(struct pyl_reactor *reactor, struct pyl_op *op);
 
-    /* The fd is about to be closed or handed away; no op on it is ACTIVE, and only those that let go
-     * of it may still be CANCELLING: their terminal event must not depend on the fd any more. */
+    /* The fd is about to be closed or handed away; no op on it is ACTIVE, and only those that
+     * let go of it may still be CANCELLING: their terminal event must not depend on the fd any
+     * more. */
     void (*forget)(struct pyl_reactor *reactor, int fd);
 
     /* Appends events to reactor->events, waiting at most timeout_ns (0: poll only; negative: no
@@ -56,9 +57,10 @@ struct pyl_backend_ops {
      * interrupted or woken; -errno only when the backend is beyond use. */
     int (*wait)(struct pyl_reactor *reactor, int64_t timeout_ns);
 
-    /* Dispatch time, for an event with PYL_EVENT_READY: makes the system call and fills *ret_event. Clears
-     * READY in *slot when it is done with it; a slot that keeps READY is performed again after the
-     * callback. Returns false when there is nothing to deliver. NULL where there are none. */
+    /* Dispatch time, for an event with PYL_EVENT_READY: makes the system call and fills
+     * *ret_event. Clears READY in *slot when it is done with it; a slot that keeps READY is
+     * performed again after the callback. Returns false when there is nothing to deliver. NULL
+     * where there are none. */
     bool (*perform)(struct pyl_reactor *reactor, struct pyl_event *slot,
                     struct pyl_event *ret_event);
 
@@ -66,7 +68,8 @@ struct pyl_backend_ops {
     void (*release)(struct pyl_reactor *reactor, const struct pyl_event *event);
 
     /* See pyl_reactor_send_now() and pyl_reactor_now_ns(); now_ns NULL: the monotonic clock. */
-    int64_t (*send_now)(struct pyl_reactor *reactor, int fd, const struct iovec *iov, int iov_count);
+    int64_t (*send_now)(struct pyl_reactor *reactor, int fd, const struct iovec *iov,
+                        int iov_count);
     int64_t (*now_ns)(struct pyl_reactor *reactor);
 
     /* See pyl_reactor_recv_now(), _shutdown_now() and _close_now(). NULL: the system's call. */

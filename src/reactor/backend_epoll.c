@@ -1,6 +1,6 @@
 /*
- * backend_epoll.c - Linux readiness. What an op means is in readiness.c; here is only how the kernel is
- * told to watch an fd, and how it is waited for.
+ * backend_epoll.c - Linux readiness. What an op means is in readiness.c; here is only how the
+ * kernel is told to watch an fd, and how it is waited for.
  */
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -73,8 +73,8 @@ epoll_watch(struct pyl_reactor *reactor, int fd, const struct pyl_ready_fd *entr
     if (epoll_ctl(epoll_fd, operation, fd, &event) == 0) {
         return 0;
     }
-    /* A POLL fd may have been closed, and its number reused, behind our back; then the kernel knows more
-     * or less than we do. */
+    /* A POLL fd may have been closed, and its number reused, behind our back; then the kernel
+     * knows more or less than we do. */
     if (errno == EEXIST) {
         operation = EPOLL_CTL_MOD;
     } else if (errno == ENOENT) {
@@ -157,7 +157,8 @@ epoll_wait_kernel(struct epoll_backend *backend, uint32_t count_max, int64_t tim
         if (count >= 0 || (errno != ENOSYS && errno != EPERM)) {
             return count >= 0 ? (int)count : errno == EINTR ? 0 : -errno;
         }
-        backend->has_pwait2 = false; /* Linux before 5.11, or a seccomp filter older than the call */
+        backend->has_pwait2 =
+            false; /* Linux before 5.11, or a seccomp filter older than the call */
     }
     count = epoll_wait(backend->epoll_fd, backend->kernel_events, (int)count_max,
                        timeout_ms(timeout_ns));

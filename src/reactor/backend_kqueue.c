@@ -1,9 +1,10 @@
 /*
- * backend_kqueue.c - readiness on macOS and the BSDs. What an op means is in readiness.c; here is only how
- * the kernel is told to watch an fd, and how it is waited for.
+ * backend_kqueue.c - readiness on macOS and the BSDs. What an op means is in readiness.c; here is
+ * only how the kernel is told to watch an fd, and how it is waited for.
  *
  * Changes are batched and travel with the next wait, so their errors come as events. Uses what all
- * kqueues have in common: READ and WRITE, with EV_CLEAR, EV_ONESHOT or level-triggered, and USER for wake-ups.
+ * kqueues have in common: READ and WRITE, with EV_CLEAR, EV_ONESHOT or level-triggered, and USER
+ * for wake-ups.
  *
  * Tested by tests/backend, on Linux over the emulation in tests/kqueue. No claim about speed.
  */
@@ -56,7 +57,8 @@ filter_direction(int filter)
     return filter == EVFILT_READ ? PYL_POLL_IN : PYL_POLL_OUT;
 }
 
-/* A change was refused. ENOENT: a removal that came too late, because closing an fd removes its filters. */
+/* A change was refused. ENOENT: a removal that came too late, because closing an fd removes its
+ * filters. */
 static void
 change_failed(struct pyl_reactor *reactor, const struct kevent *event)
 {
@@ -66,7 +68,8 @@ change_failed(struct pyl_reactor *reactor, const struct kevent *event)
     }
 }
 
-/* Tells the kernel without asking for events: EV_RECEIPT makes it answer each change and nothing else. */
+/* Tells the kernel without asking for events: EV_RECEIPT makes it answer each change and
+ * nothing else. */
 static void
 changes_flush(struct pyl_reactor *reactor)
 {
@@ -227,9 +230,9 @@ kqueue_wait(struct pyl_reactor *reactor, int64_t timeout_ns)
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / PYL_NS_PER_S),
                                .tv_nsec = (long)(timeout_ns % PYL_NS_PER_S)};
     pyl_reactor_count(&reactor->stats.enters, 1);
-    int count = kevent(backend->kqueue_fd, backend->changes, backend->change_count,
-                       backend->kernel_events, (int)reactor->events_max,
-                       timeout_ns >= 0 ? &timeout : NULL);
+    int count =
+        kevent(backend->kqueue_fd, backend->changes, backend->change_count, backend->kernel_events,
+               (int)reactor->events_max, timeout_ns >= 0 ? &timeout : NULL);
     if (count < 0 && errno != EINTR) {
         return -errno;
     }

@@ -1,9 +1,10 @@
 /*
  * backend_sim.c - no kernel: ops on the sockets of sim_net.c, under a virtual clock and a seed.
  *
- * wait() looks at every active op, puts those that can complete into an order that the seed decides, and
- * performs them. It is completion-shaped as io_uring is: data is received at wait time into a buffer
- * that is freed after the callback, so that a callback which keeps it is found by a sanitizer.
+ * wait() looks at every active op, puts those that can complete into an order that the seed
+ * decides, and performs them. It is completion-shaped as io_uring is: data is received at wait
+ * time into a buffer that is freed after the callback, so that a callback which keeps it is found
+ * by a sanitizer.
  */
 #include "base/alloc.h"
 #include "base/check.h"
@@ -41,8 +42,8 @@ struct sim_backend {
     struct pyl_sim_faults faults;
     struct pyl_heap scripts;
     int wake_read_fd;
-    uint32_t lent;           /* receive buffers not yet released */
-    struct pyl_op **ready;   /* ops that can complete in this round */
+    uint32_t lent;         /* receive buffers not yet released */
+    struct pyl_op **ready; /* ops that can complete in this round */
     uint32_t ready_count;
     uint32_t ready_capacity;
     bool has_put_off; /* something could complete, and the seed said: later */
@@ -357,7 +358,8 @@ ready_add(struct sim_backend *backend, struct pyl_op *op)
 {
     if (backend->ready_count == backend->ready_capacity) {
         uint32_t capacity = backend->ready_capacity > 0 ? backend->ready_capacity * 2 : 64;
-        struct pyl_op **ready = pyl_realloc_array(backend->ready, capacity, sizeof(struct pyl_op *));
+        struct pyl_op **ready =
+            pyl_realloc_array(backend->ready, capacity, sizeof(struct pyl_op *));
         if (ready == NULL) {
             return -ENOMEM;
         }
@@ -444,8 +446,8 @@ take_wake(struct pyl_reactor *reactor)
     return true;
 }
 
-/* Nothing in the simulation will ever happen: only another thread can help. Returns whether one did; false
- * after a signal. */
+/* Nothing in the simulation will ever happen: only another thread can help. Returns whether one
+ * did; false after a signal. */
 static bool
 block_for_wake(struct pyl_reactor *reactor)
 {

@@ -93,8 +93,8 @@ struct pyl_event {
     const uint8_t *data; /* PYL_OP_RECV with result > 0, otherwise NULL */
 };
 
-/* Descriptors of users, who close them right after remove_reader() or Server.close() and expect that
- * they are closed: a cancelled op of these kinds is done with its fd at once. */
+/* Descriptors of users, who close them right after remove_reader() or Server.close() and expect
+ * that they are closed: a cancelled op of these kinds is done with its fd at once. */
 static inline bool
 pyl_op_lets_go_of_fd(const struct pyl_op *op)
 {

@@ -1,6 +1,6 @@
 /*
- * reactor.c - chooses a backend; submits, waits and dispatches on it. The half that is the same on every
- * system; a backend only fills reactor->events.
+ * reactor.c - chooses a backend; submits, waits and dispatches on it. The half that is the same on
+ * every system; a backend only fills reactor->events.
  */
 #include "reactor/reactor.h"
 
@@ -28,22 +28,25 @@ struct verdict {
     char cause[PYL_REACTOR_CAUSE_SIZE];
 };
 
-static pthread_mutex_t verdicts_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct verdict verdicts[VERDICTS_MAX]; /* by index in pyl_backends; guarded by verdicts_lock */
+/* tidy: global because the kernel is; by index in pyl_backends, guarded by the lock. */
+static struct {
+    pthread_mutex_t lock;
+    struct verdict of[VERDICTS_MAX];
+} verdicts = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static int
 backend_probe(size_t index, char *cause, size_t cause_size)
 {
     PYL_CHECK(index < VERDICTS_MAX);
-    pthread_mutex_lock(&verdicts_lock);
-    struct verdict *verdict = &verdicts[index];
+    pthread_mutex_lock(&verdicts.lock);
+    struct verdict *verdict = &verdicts.of[index];
     if (!verdict->is_known) {
         verdict->rc = pyl_backends[index]->probe(verdict->cause, sizeof(verdict->cause));
         verdict->is_known = true;
     }
     int rc = verdict->rc;
     snprintf(cause, cause_size, "%s", verdict->cause);
-    pthread_mutex_unlock(&verdicts_lock);
+    pthread_mutex_unlock(&verdicts.lock);
     return rc;
 }
 
@@ -62,7 +65,8 @@ refuse_name(const char *name, char *cause, size_t cause_size)
     return -EINVAL;
 }
 
-/* The name that was asked for; NULL for "auto". The program's choice goes before the environment's. */
+/* The name that was asked for; NULL for "auto". The program's choice goes before the
+ * environment's. */
 static const char *
 requested_name(const char *option)
 {

@@ -1,5 +1,6 @@
 /*
- * reactor.h - the part of a worker that talks to the kernel: choose a backend, submit, wait, dispatch.
+ * reactor.h - the part of a worker that talks to the kernel: choose a backend, submit, wait,
+ * dispatch.
  *
  * One reactor belongs to one thread. pyl_reactor_wake() is the only function for other threads.
  */
@@ -19,24 +20,24 @@ enum { PYL_REACTOR_CAUSE_SIZE = 256 }; /* enough for every cause text */
 
 /* Zero means the default everywhere. */
 struct pyl_reactor_options {
-    const char *backend;      /* NULL or "auto", "io_uring", "epoll", "kqueue", "sim" */
-    uint32_t events_max;      /* events per wait(); 1024 */
-    uint32_t ring_entries;    /* io_uring submission entries; 256 */
-    uint32_t buffer_count;    /* io_uring provided buffers, a power of two */
-    uint32_t buffer_size;     /* bytes of each provided buffer */
-    uint32_t read_buffer_size;/* bytes of the hot read buffer of readiness backends; 256 KiB */
-    uint64_t sim_seed;        /* backend "sim": decides order, split points, errors */
+    const char *backend;       /* NULL or "auto", "io_uring", "epoll", "kqueue", "sim" */
+    uint32_t events_max;       /* events per wait(); 1024 */
+    uint32_t ring_entries;     /* io_uring submission entries; 256 */
+    uint32_t buffer_count;     /* io_uring provided buffers, a power of two */
+    uint32_t buffer_size;      /* bytes of each provided buffer */
+    uint32_t read_buffer_size; /* bytes of the hot read buffer of readiness backends; 256 KiB */
+    uint64_t sim_seed;         /* backend "sim": decides order, split points, errors */
 };
 
 /* Written by the owner only, read by anyone relaxed. */
 struct pyl_reactor_stats {
-    _Atomic uint64_t waits;        /* calls that could block or poll the kernel */
-    _Atomic uint64_t events;       /* completions dispatched */
-    _Atomic uint64_t submissions;  /* ops submitted */
-    _Atomic uint64_t starvations;  /* receives that found no free ring buffer */
-    _Atomic uint64_t wakes;        /* wake-up writes seen */
-    _Atomic uint64_t enters;       /* system calls made by the backend to submit and to wait */
-    _Atomic uint64_t rearms;       /* multishot receives and accepts that had to be armed again */
+    _Atomic uint64_t waits;       /* calls that could block or poll the kernel */
+    _Atomic uint64_t events;      /* completions dispatched */
+    _Atomic uint64_t submissions; /* ops submitted */
+    _Atomic uint64_t starvations; /* receives that found no free ring buffer */
+    _Atomic uint64_t wakes;       /* wake-up writes seen */
+    _Atomic uint64_t enters;      /* system calls made by the backend to submit and to wait */
+    _Atomic uint64_t rearms;      /* multishot receives and accepts that had to be armed again */
 };
 
 struct pyl_reactor {
@@ -70,8 +71,8 @@ PYL_NODISCARD int pyl_reactor_init_backend(struct pyl_reactor *reactor,
                                            const struct pyl_backend_ops *ops,
                                            const struct pyl_reactor_options *options);
 
-/* For probes: as pyl_reactor_fini(), but ops may be active; they become IDLE without being called, and
- * their memory and fds must outlive this call. Thread: owner. */
+/* For probes: as pyl_reactor_fini(), but ops may be active; they become IDLE without being
+ * called, and their memory and fds must outlive this call. Thread: owner. */
 void pyl_reactor_drop(struct pyl_reactor *reactor);
 
 /* Every op must be IDLE (see pyl_reactor_cancel_all). Accepts a zeroed reactor. Thread: owner. */
@@ -117,13 +118,14 @@ pyl_reactor_wake(struct pyl_reactor *reactor)
 }
 
 /* One non-blocking sendmsg(2) beside the backend, allowed while no SEND op is active on the fd.
- * Returns the byte count, -EAGAIN (the one place where it is visible), or -errno. The simulation answers
- * from its own peers. Thread: owner. */
+ * Returns the byte count, -EAGAIN (the one place where it is visible), or -errno. The
+ * simulation answers from its own peers. Thread: owner. */
 PYL_NODISCARD int64_t pyl_reactor_send_now(struct pyl_reactor *reactor, int fd,
                                            const struct iovec *iov, int iov_count);
 
-/* One non-blocking recv(2) beside the backend, for a reader that was told by a PYL_OP_POLL; no RECV op is
- * active on the fd. Returns the byte count, 0 at the end, -EAGAIN, or -errno. Thread: owner. */
+/* One non-blocking recv(2) beside the backend, for a reader that was told by a PYL_OP_POLL; no
+ * RECV op is active on the fd. Returns the byte count, 0 at the end, -EAGAIN, or -errno.
+ * Thread: owner. */
 PYL_NODISCARD int64_t pyl_reactor_recv_now(struct pyl_reactor *reactor, int fd, void *buffer,
                                            size_t size);
 
@@ -153,9 +155,9 @@ pyl_reactor_note_wake(struct pyl_reactor *reactor)
 /* Nanoseconds of the reactor's clock: CLOCK_MONOTONIC, or virtual time under "sim". */
 int64_t pyl_reactor_now_ns(struct pyl_reactor *reactor);
 
-/* Can the named backend be used here? NULL or "auto": can any, and then `cause` tells why the first choice
- * was not taken (empty when it was). The verdict on each backend is found once per process; PYLOOP_BACKEND is
- * read every time. 0 or -errno with the cause. Any thread. */
+/* Can the named backend be used here? NULL or "auto": can any, and then `cause` tells why the
+ * first choice was not taken (empty when it was). The verdict on each backend is found once per
+ * process; PYLOOP_BACKEND is read every time. 0 or -errno with the cause. Any thread. */
 int pyl_reactor_probe(const char *backend, char *cause, size_t cause_size);
 
 #endif

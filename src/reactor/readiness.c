@@ -1,8 +1,9 @@
 /*
  * readiness.c - turns "ready" into "done": shared half of epoll and kqueue.
  *
- * An op that waits is on its fd's list. It is QUEUED from the moment it has something to report until its
- * event is performed; while QUEUED it stays on the fd's list. Only op_finish() ends an op.
+ * An op that waits is on its fd's list. It is QUEUED from the moment it has something to report
+ * until its event is performed; while QUEUED it stays on the fd's list. Only op_finish() ends an
+ * op.
  *
  * Invariant: an op that is neither QUEUED nor finished is on the list of an fd that the kernel
  * watches for the op's direction, and under EDGE that direction is not in `ready`.
@@ -223,8 +224,9 @@ entry_watch(struct pyl_reactor *reactor, int fd, struct pyl_ready_fd *entry)
     uint8_t mask;
     enum pyl_watch watch = entry_wanted(entry, &mask);
     if (watch == PYL_WATCH_NONE && entry->watch != PYL_WATCH_LEVEL) {
-        /* A ONESHOT registration that is left over fires once at most and finds no op. But the fd may be
-         * closed and its number reused without a word to us, so nothing is known about it now. */
+        /* A ONESHOT registration that is left over fires once at most and finds no op. But the
+         * fd may be closed and its number reused without a word to us, so nothing is known
+         * about it now. */
         entry->armed = 0;
         return 0;
     }
@@ -293,8 +295,8 @@ connect_begin(struct pyl_op *op, bool *ret_in_progress)
         *ret_in_progress = true;
         return 0;
     case EAGAIN:
-        /* A Unix socket whose peer has a full backlog; no readiness will ever tell when there is room.
-         * The BSDs say ECONNREFUSED here. */
+        /* A Unix socket whose peer has a full backlog; no readiness will ever tell when there
+         * is room. The BSDs say ECONNREFUSED here. */
         return -ECONNREFUSED;
     default:
         return -errno;
@@ -455,8 +457,8 @@ op_finish(struct pyl_reactor *reactor, struct pyl_op *op)
     }
 }
 
-/* The call was made and the op goes on waiting. Under EDGE, `may_continue` says that the direction is
- * still ready; otherwise the kernel is asked again. */
+/* The call was made and the op goes on waiting. Under EDGE, `may_continue` says that the
+ * direction is still ready; otherwise the kernel is asked again. */
 static void
 op_wait_on(struct pyl_reactor *reactor, struct pyl_op *op, struct pyl_ready_fd *entry,
            bool may_continue)
@@ -471,8 +473,8 @@ op_wait_on(struct pyl_reactor *reactor, struct pyl_op *op, struct pyl_ready_fd *
     }
 }
 
-/* A call that would block although the kernel reported HANGUP or ERROR must wait for the next edge, so
- * those bits may not keep the direction ready. */
+/* A call that would block although the kernel reported HANGUP or ERROR must wait for the next
+ * edge, so those bits may not keep the direction ready. */
 static void
 op_wait_for_edge(struct pyl_reactor *reactor, struct pyl_op *op, struct pyl_ready_fd *entry)
 {
@@ -542,7 +544,8 @@ perform_connect(struct pyl_reactor *reactor, struct pyl_event *event)
         error = errno;
     }
     if (error == 0) {
-        /* Ready without an error is not yet connected: an edge may be left from before connect(2). */
+        /* Ready without an error is not yet connected: an edge may be left from before
+         * connect(2). */
         struct sockaddr_storage peer;
         size = sizeof(peer);
         if (getpeername(op->fd, (struct sockaddr *)&peer, &size) < 0 && errno == ENOTCONN) {

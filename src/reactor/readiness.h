@@ -1,13 +1,13 @@
 /*
  * readiness.h - lets a readiness interface (epoll, kqueue) behave like a completion backend.
  *
- * Knows, per file descriptor, the ops that wait for it. When the kernel reports readiness, the op is
- * queued as an event, and the system call is made while that event is dispatched, so that one hot
- * buffer serves every receive and data is lent for the callback only. Does not wait: that is the
- * backend's part. Owner thread only.
+ * Knows, per file descriptor, the ops that wait for it. When the kernel reports readiness, the op
+ * is queued as an event, and the system call is made while that event is dispatched, so that one
+ * hot buffer serves every receive and data is lent for the callback only. Does not wait: that is
+ * the backend's part. Owner thread only.
  *
- * A backend's state begins with struct pyl_readiness: reactor->backend points to it. The functions that take
- * a reactor fit into pyl_backend_ops as they are.
+ * A backend's state begins with struct pyl_readiness: reactor->backend points to it. The functions
+ * that take a reactor fit into pyl_backend_ops as they are.
  */
 #ifndef PYL_REACTOR_READINESS_H
 #define PYL_REACTOR_READINESS_H
@@ -17,9 +17,10 @@
 /*
  * How the kernel watches an fd.
  *
- * EDGE is for fds whose ops are ACCEPT, CONNECT, RECV, SEND: registered once for both directions, and what
- * the kernel said is remembered in `ready` until a call would block. LEVEL and ONESHOT are for fds with a POLL
- * op: they belong to somebody else who reads and writes them behind our back, so nothing is remembered.
+ * EDGE is for fds whose ops are ACCEPT, CONNECT, RECV, SEND: registered once for both directions,
+ * and what the kernel said is remembered in `ready` until a call would block. LEVEL and ONESHOT
+ * are for fds with a POLL op: they belong to somebody else who reads and writes them behind our
+ * back, so nothing is remembered.
  */
 enum pyl_watch { PYL_WATCH_NONE, PYL_WATCH_EDGE, PYL_WATCH_LEVEL, PYL_WATCH_ONESHOT };
 
@@ -42,8 +43,8 @@ struct pyl_ready_chunk {
 };
 
 struct pyl_readiness {
-    /* Makes the kernel watch `fd` like this, whatever entry->watch was before; `mask` is meant for LEVEL and
-     * ONESHOT. 0 or -errno. */
+    /* Makes the kernel watch `fd` like this, whatever entry->watch was before; `mask` is meant
+     * for LEVEL and ONESHOT. 0 or -errno. */
     int (*watch)(struct pyl_reactor *reactor, int fd, const struct pyl_ready_fd *entry,
                  enum pyl_watch watch, uint8_t mask);
     struct pyl_ready_chunk **chunks; /* by fd; chunks never move, so list heads may live in them */
@@ -53,11 +54,13 @@ struct pyl_readiness {
     uint32_t read_buffer_size;
 };
 
+/* Memory for the read buffer; `watch` is set by the caller. 0 or -ENOMEM. */
 PYL_NODISCARD int pyl_readiness_init(struct pyl_readiness *readiness,
                                      const struct pyl_reactor_options *options);
 /* Accepts a zeroed one. */
 void pyl_readiness_fini(struct pyl_readiness *readiness);
 
+/* As the members of pyl_backend_ops. */
 void pyl_readiness_submit(struct pyl_reactor *reactor, struct pyl_op *op);
 void pyl_readiness_cancel(struct pyl_reactor *reactor, struct pyl_op *op);
 void pyl_readiness_forget(struct pyl_reactor *reactor, int fd);
@@ -66,8 +69,8 @@ bool pyl_readiness_perform(struct pyl_reactor *reactor, struct pyl_event *slot,
 int64_t pyl_readiness_send_now(struct pyl_reactor *reactor, int fd, const struct iovec *iov,
                                int iov_count);
 
-/* The kernel reported `bits` (PYL_POLL_* | PYL_READY_READ_ON) for a registration; `disarmed` says which
- * directions a ONESHOT registration has lost by that. */
+/* The kernel reported `bits` (PYL_POLL_* | PYL_READY_READ_ON) for a registration; `disarmed`
+ * says which directions a ONESHOT registration has lost by that. */
 void pyl_readiness_report(struct pyl_reactor *reactor, int fd, uint32_t generation, uint8_t bits,
                           uint8_t disarmed);
 

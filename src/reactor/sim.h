@@ -1,10 +1,11 @@
 /*
  * sim.h - the world of backend "sim", for tests: sockets in memory, a virtual clock, a seed.
  *
- * A simulated fd is a number that only this reactor knows; both ends of a connection are such fds, so a test can
- * play the peer, or submit ops on both. Time passes only in pyl_reactor_wait() and pyl_sim_advance(): a wait
- * jumps to the next thing that happens. The seed (pyl_reactor_options.sim_seed) decides the order of completions,
- * where streams are cut, how long bytes travel and how much a send takes; the same seed gives the same run.
+ * A simulated fd is a number that only this reactor knows; both ends of a connection are such fds,
+ * so a test can play the peer, or submit ops on both. Time passes only in pyl_reactor_wait() and
+ * pyl_sim_advance(): a wait jumps to the next thing that happens. The seed
+ * (pyl_reactor_options.sim_seed) decides the order of completions, where streams are cut, how long
+ * bytes travel and how much a send takes; the same seed gives the same run.
  *
  * Owner thread. Every reactor given here runs backend "sim".
  */
@@ -21,6 +22,7 @@ struct pyl_sim_faults {
     uint8_t no_memory;  /* an accept ends with -ENOMEM */
 };
 
+/* From now on, until set again. */
 void pyl_sim_set_faults(struct pyl_reactor *reactor, const struct pyl_sim_faults *faults);
 
 /* From now on accept ends with -EMFILE, or works again. */

@@ -1,8 +1,10 @@
 /*
  * sim_net.c - see sim_net.h.
  *
- * Bytes are in the receiver's queue from the moment they are written; a segment says when the next of them
- * may be read. So closing the sender takes nothing back.
+ * Bytes are in the receiver's queue from the moment they are written; a segment says when the next
+ * of them may be read. So closing the sender takes nothing back.
+ *
+ * Tested by tests/unit/reactor/test_backend_sim.c.
  */
 #include "reactor/sim_net.h"
 

@@ -38,7 +38,7 @@ struct pyl_sim_socket {
     bool is_reset_told; /* ECONNRESET is reported once */
     bool is_write_shut;
     int connect_error;
-    int64_t connected_ns; /* CONNECTING: when it is decided */
+    int64_t connected_ns;        /* CONNECTING: when it is decided */
     struct pyl_sim_socket *peer; /* NULL after either side closed */
     /* Receiving side: `arrived` of `count` bytes may be read. */
     uint8_t *bytes;
@@ -67,9 +67,12 @@ struct pyl_sim_net {
     int64_t now_ns;
 };
 
+/* No sockets; the clock at one second. Allocates nothing. */
 void pyl_sim_net_init(struct pyl_sim_net *net, uint64_t seed);
+/* Closes and frees every socket. */
 void pyl_sim_net_fini(struct pyl_sim_net *net);
 
+/* The next number of the seed, below `bound` (> 0). */
 uint32_t pyl_sim_net_random(struct pyl_sim_net *net, uint32_t bound);
 /* NULL: not open. */
 struct pyl_sim_socket *pyl_sim_net_find(const struct pyl_sim_net *net, int fd);

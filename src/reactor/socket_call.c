@@ -1,5 +1,6 @@
 /*
- * socket_call.c - accept(2) with the flags that every new descriptor needs, where accept4(2) exists.
+ * socket_call.c - accept(2) with the flags that every new descriptor needs, where accept4(2)
+ * exists.
  *
  * Tested by tests/backend.
  */

@@ -1,6 +1,6 @@
 /*
- * socket_call.h - the socket calls of the readiness backends and of pyl_reactor_send_now(), as negative
- * errno and without EINTR.
+ * socket_call.h - the socket calls of the readiness backends and of pyl_reactor_send_now(), as
+ * negative errno and without EINTR.
  */
 #ifndef PYL_REACTOR_SOCKET_CALL_H
 #define PYL_REACTOR_SOCKET_CALL_H
@@ -54,9 +54,9 @@ pyl_socket_would_block(int64_t result)
 }
 
 /*
- * Errors of accept(2) that concern one connection, or nothing any more, and not the listening socket:
- * accept again. The list is that of accept(2), "Error handling", without EOPNOTSUPP, which also
- * means that the socket cannot accept at all.
+ * Errors of accept(2) that concern one connection, or nothing any more, and not the listening
+ * socket: accept again. The list is that of accept(2), "Error handling", without EOPNOTSUPP, which
+ * also means that the socket cannot accept at all.
  */
 static inline bool
 pyl_socket_accept_is_transient(int64_t result)

@@ -1,6 +1,7 @@
 /*
- * socket_call_portable.c - the same where there is no accept4(2) (macOS). Between the calls another thread may
- * fork: what it executes then inherits the descriptor, which cannot be helped there.
+ * socket_call_portable.c - the same where there is no accept4(2) (macOS). Between the calls
+ * another thread may fork: what it executes then inherits the descriptor, which cannot be helped
+ * there.
  *
  * Tested by tests/backend, in the build with -Dkqueue_emulation=true.
  */

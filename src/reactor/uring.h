@@ -1,5 +1,6 @@
 /*
- * uring.h - what backend_uring.c, uring_buffers.c and uring_probe.c share. Nobody else includes it.
+ * uring.h - what backend_uring.c, uring_ops.c, uring_buffers.c and uring_probe.c share. Nobody
+ * else includes it.
  */
 #ifndef PYL_REACTOR_URING_H
 #define PYL_REACTOR_URING_H
@@ -9,8 +10,8 @@
 #include <liburing.h>
 
 /*
- * The provided buffers of one ring: the kernel takes the oldest free one for each receive. A buffer is
- * lent from its harvest until pyl_uring_buffers_release(). Owner thread only.
+ * The provided buffers of one ring: the kernel takes the oldest free one for each receive. A
+ * buffer is lent from its harvest until pyl_uring_buffers_release(). Owner thread only.
  *
  * Invariant: count == free in the kernel's ring + lent + named by completions not yet harvested.
  */
@@ -28,8 +29,8 @@ PYL_NODISCARD int pyl_uring_buffers_init(struct pyl_uring_buffers *buffers, stru
 /* After the ring was closed, or before. Accepts a zeroed one. */
 void pyl_uring_buffers_fini(struct pyl_uring_buffers *buffers);
 
-/* Registers the same memory with another ring, after the one before was closed; `is_lent[id]` buffers stay out
- * until they are released. */
+/* Registers the same memory with another ring, after the one before was closed; `is_lent[id]`
+ * buffers stay out until they are released. */
 PYL_NODISCARD int pyl_uring_buffers_move(struct pyl_uring_buffers *buffers, struct io_uring *ring,
                                          const bool *is_lent);
 
@@ -40,8 +41,83 @@ pyl_uring_buffers_lend(struct pyl_uring_buffers *buffers)
     buffers->lent++;
 }
 
+/* The bytes of a lent buffer. */
 const uint8_t *pyl_uring_buffers_data(const struct pyl_uring_buffers *buffers, uint16_t id);
+/* Gives a lent buffer back to the kernel. */
 void pyl_uring_buffers_release(struct pyl_uring_buffers *buffers, uint16_t id);
+
+/* pyl_op.backend_bits */
+enum {
+    PYL_URING_IN_KERNEL = 1, /* a request was prepared, and its last completion not seen */
+    PYL_URING_LISTED = 2,    /* on `arming` or `parked` by op->queue */
+    PYL_URING_DONE = 4,      /* LISTED, and backend_value is the terminal result */
+    PYL_URING_CONNECT_POLL =
+        8, /* CONNECT under way: wait until writable instead of connecting again */
+};
+
+/* user_data of requests that belong to no op */
+enum { PYL_URING_DATA_IGNORED = 0, PYL_URING_DATA_WAKER = 1 };
+
+/* A completion as harvested, before the submitter may see it. */
+struct pyl_uring_completion {
+    struct pyl_op *op;
+    int32_t result;
+    uint32_t flags; /* IORING_CQE_F_* */
+};
+
+struct pyl_uring {
+    struct io_uring ring;
+    struct io_uring_params params; /* what the ring was set up with */
+    uint32_t entries;
+    bool has_ring;
+    bool is_enabled; /* the owner's thread has enabled the ring */
+    bool is_waker_armed;
+    uint32_t
+        round; /* counts wait(); a RECV op holds the round of its last delivery in backend_value */
+    struct pyl_list arming; /* to get a request in the next wait(), or to end there */
+    struct pyl_list parked; /* RECV ops that found no buffer */
+    struct pyl_uring_buffers buffers;
+    /* Completions for later rounds: a RECV op delivers once a round. In order. */
+    struct pyl_uring_completion *backlog;
+    uint32_t backlog_count;
+    uint32_t backlog_capacity;
+};
+
+static inline struct pyl_uring *
+pyl_uring_of(struct pyl_reactor *reactor)
+{
+    return reactor->backend;
+}
+
+/* ---- backend_uring.c ---- */
+
+/* A free submission entry, or NULL when the queue is full and the kernel takes nothing now. */
+struct io_uring_sqe *pyl_uring_sqe_get(struct pyl_reactor *reactor);
+
+/* Puts an op on `arming` or `parked`, or takes it off. */
+void pyl_uring_op_list(struct pyl_list *list, struct pyl_op *op);
+void pyl_uring_op_unlist(struct pyl_op *op);
+
+/* ---- uring_ops.c ---- */
+
+/* What is wrong with an op that the kernel would accept: 0 or -errno. */
+int pyl_uring_op_check(const struct pyl_op *op);
+
+/* Prepares the op's request; false when there is no room for it. */
+bool pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op);
+
+/* Prepares the request that ends the op's request; it precedes every later request of the same
+ * op. */
+bool pyl_uring_op_prepare_cancel(struct pyl_reactor *reactor, struct pyl_op *op);
+
+/* Turns a completion into at most one event, for which there is room, and arms the op again
+ * where the kernel's request has ended and the op has not. */
+void pyl_uring_deliver(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion);
+
+/* Emits the op's terminal event; there is room. */
+void pyl_uring_emit_end(struct pyl_reactor *reactor, struct pyl_op *op, int result);
+
+/* ---- uring_probe.c ---- */
 
 /* See pyl_backend_ops.probe. */
 int pyl_uring_probe(char *cause, size_t cause_size);

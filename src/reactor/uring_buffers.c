@@ -1,6 +1,8 @@
 /*
- * uring_buffers.c - the provided-buffer ring. liburing before 2.4 has no io_uring_setup_buf_ring(), so the
- * ring's memory is ours.
+ * uring_buffers.c - the provided-buffer ring. liburing before 2.4 has no
+ * io_uring_setup_buf_ring(), so the ring's memory is ours.
+ *
+ * Tested by tests/unit/reactor/test_backend_uring.c.
  */
 #include "base/alloc.h"
 #include "base/check.h"
@@ -11,8 +13,8 @@
 
 enum {
     GROUP_ID = 0,
-    /* Buffers of a power-of-two size would begin in the same few cache sets, and small messages touch
-     * just the beginnings: two cache lines between buffers spread them. */
+    /* Buffers of a power-of-two size would begin in the same few cache sets, and small messages
+     * touch just the beginnings: two cache lines between buffers spread them. */
     STRIDE_GAP = 2 * PYL_CACHE_LINE,
 };
 

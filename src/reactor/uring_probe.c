@@ -1,6 +1,8 @@
 /*
- * uring_probe.c - is io_uring usable here? A small reactor does on a socket pair what servers do: versions
- * say too little, because distributions take fixes, and breakage, into old numbers.
+ * uring_probe.c - is io_uring usable here? A small reactor does on a socket pair what servers do:
+ * versions say too little, because distributions take fixes, and breakage, into old numbers.
+ *
+ * Tested by tests/unit/reactor/test_reactor.c.
  */
 #include "base/clock.h"
 #include "reactor/uring.h"
@@ -23,7 +25,8 @@ enum {
     PROBE_TURNS = 50,
 };
 
-/* Socket calls inside one process need no waiting; a turn that finds nothing in this time has failed. */
+/* Socket calls inside one process need no waiting; a turn that finds nothing in this time has
+ * failed. */
 static const int64_t PROBE_TURN_NS = 20 * PYL_NS_PER_MS;
 
 struct probe_state {
@@ -183,8 +186,8 @@ explain_setup(int error, char *cause, size_t cause_size)
                  system.release);
         break;
     case EINVAL:
-        snprintf(cause, cause_size,
-                 "kernel %s is too old: io_uring is used from Linux 6.1 on", system.release);
+        snprintf(cause, cause_size, "kernel %s is too old: io_uring is used from Linux 6.1 on",
+                 system.release);
         break;
     case ENOMEM:
         explain_memory(cause, cause_size);
@@ -226,7 +229,8 @@ pyl_uring_probe(char *cause, size_t cause_size)
             rc = -ENOTSUP;
         }
     }
-    /* A kernel that failed the test may leave the op without an end; nothing of it outlives the ring. */
+    /* A kernel that failed the test may leave the op without an end; nothing of it outlives the
+     * ring. */
     pyl_reactor_drop(&state.reactor);
     if (state.fds[0] >= 0) {
         close(state.fds[0]);

@@ -1,10 +1,11 @@
 /*
- * waker.h - ends a wait from another thread or a signal handler, with at most one system call per wait.
+ * waker.h - ends a wait from another thread or a signal handler, with at most one system call per
+ * wait.
  *
- * A latch in front of the signal: only the call that changes `is_pending` from 0 to 1 signals. The owner
- * clears the latch when its wait has seen the signal, after which it looks at everything that wakers
- * may have published. A wake between the signal and the clearing is not lost: that wait is already
- * on its way out.
+ * A latch in front of the signal: only the call that changes `is_pending` from 0 to 1 signals. The
+ * owner clears the latch when its wait has seen the signal, after which it looks at everything
+ * that wakers may have published. A wake between the signal and the clearing is not lost: that
+ * wait is already on its way out.
  */
 #ifndef PYL_REACTOR_WAKER_H
 #define PYL_REACTOR_WAKER_H
@@ -43,8 +44,8 @@ void pyl_waker_close(struct pyl_waker *waker);
 static inline void
 pyl_waker_wake(struct pyl_waker *waker)
 {
-    /* Release publishes the caller's writes, acquire pairs with the clear below: whoever finds 1 here is
-     * ordered before the owner's next clear, which then sees those writes. */
+    /* Release publishes the caller's writes, acquire pairs with the clear below: whoever finds
+     * 1 here is ordered before the owner's next clear, which then sees those writes. */
     if (atomic_exchange_explicit(&waker->is_pending, 1, memory_order_acq_rel) == 0 &&
         waker->signal != NULL) {
         waker->signal(waker->fd);

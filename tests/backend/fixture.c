@@ -53,9 +53,9 @@ void
 env_init(struct env *env, const char *backend)
 {
     const char *seed = getenv("PYL_TEST_SEED");
-    env_init_with(env, &(struct pyl_reactor_options){
-                           .backend = backend,
-                           .sim_seed = seed != NULL ? strtoull(seed, NULL, 10) : 1});
+    env_init_with(env,
+                  &(struct pyl_reactor_options){
+                      .backend = backend, .sim_seed = seed != NULL ? strtoull(seed, NULL, 10) : 1});
 }
 
 void

@@ -1,8 +1,8 @@
 /*
  * fixture.h - one vocabulary for the conformance suite over real kernels and over the simulation.
  *
- * `net_*` are the peer's and the test's own actions: real non-blocking sockets, or sim.h. A test never looks at
- * which backend it has, except through env.is_sim where a case cannot exist there.
+ * `net_*` are the peer's and the test's own actions: real non-blocking sockets, or sim.h. A test
+ * never looks at which backend it has, except through env.is_sim where a case cannot exist there.
  */
 #ifndef PYL_TEST_BACKEND_FIXTURE_H
 #define PYL_TEST_BACKEND_FIXTURE_H
@@ -30,7 +30,8 @@ struct probe {
     uint8_t *data; /* received bytes, in order */
     size_t size;
     size_t capacity;
-    void (*then)(struct probe *probe, const struct pyl_event *event); /* optional, after recording */
+    void (*then)(struct probe *probe,
+                 const struct pyl_event *event); /* optional, after recording */
     void *user;
 };
 

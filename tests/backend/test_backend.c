@@ -1,7 +1,7 @@
 /*
  * test_backend.c - accepting, connecting and moving bytes: what every backend promises in op.h and
- * backend.h. Cancelling is in test_backend_cancel.c, POLL in test_backend_poll.c, waiting, waking, fork and
- * descriptors in test_backend_wait.c.
+ * backend.h. Cancelling is in test_backend_cancel.c, POLL in test_backend_poll.c, waiting, waking,
+ * fork and descriptors in test_backend_wait.c.
  */
 #include "suite.h"
 
@@ -253,7 +253,8 @@ count_per_round(struct probe *probe, const struct pyl_event *event)
     ++*(int *)probe->user;
 }
 
-/* Goal: one busy connection gets one delivery per round, and the rest does not need a new wake-up. */
+/* Goal: one busy connection gets one delivery per round, and the rest does not need a new wake-
+ * up. */
 BACKEND_TEST(backend_recv, one_delivery_per_round)
 {
     int fds[2];
@@ -381,7 +382,8 @@ BACKEND_TEST(backend_send, both_directions_with_short_sends)
     free(back);
 }
 
-/* Goal: send_now takes what fits, says EAGAIN when full, and an op then goes on where it stopped. */
+/* Goal: send_now takes what fits, says EAGAIN when full, and an op then goes on where it
+ * stopped. */
 BACKEND_TEST(backend_send, now_then_op)
 {
     int fds[2];

@@ -1,6 +1,6 @@
 /*
- * test_backend_cancel.c - cancelling: every op ends exactly once, whatever it was doing. probe_on_complete()
- * fails any test in which an event follows the terminal one.
+ * test_backend_cancel.c - cancelling: every op ends exactly once, whatever it was doing.
+ * probe_on_complete() fails any test in which an event follows the terminal one.
  */
 #include "suite.h"
 

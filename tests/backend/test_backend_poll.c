@@ -1,5 +1,6 @@
 /*
- * test_backend_poll.c - POLL: level-triggered readiness of descriptors that belong to somebody else.
+ * test_backend_poll.c - POLL: level-triggered readiness of descriptors that belong to somebody
+ * else.
  */
 #include "suite.h"
 
@@ -59,7 +60,8 @@ BACKEND_TEST(backend_poll, one_shot_sees_old_readiness)
     cr_assert_eq(in.calls, 2);
 }
 
-/* Goal: multishot fires in every round while ready, at most once a round, and rests when drained. */
+/* Goal: multishot fires in every round while ready, at most once a round, and rests when
+ * drained. */
 BACKEND_TEST(backend_poll, multishot_is_level_triggered)
 {
     int fds[2];
@@ -231,7 +233,8 @@ BACKEND_TEST(backend_poll, reopened_behind_our_back)
     }
 }
 
-/* Goal: cancel lets go of the descriptor at once: the peer sees the close without a further turn of ours. */
+/* Goal: cancel lets go of the descriptor at once: the peer sees the close without a further
+ * turn of ours. */
 BACKEND_TEST(backend_poll, cancel_then_forget_then_close)
 {
     int fds[2];

@@ -73,7 +73,8 @@ BACKEND_TEST(backend_wake, from_another_thread)
         pthread_create(&thread, NULL, wake_later, env);
         env_turn(env, -1);
         pthread_join(thread, NULL);
-        env_turn(env, 0); /* the wake may have come after the signal of this very wait was consumed */
+        env_turn(env,
+                 0); /* the wake may have come after the signal of this very wait was consumed */
     }
 }
 
@@ -156,7 +157,8 @@ stop_after_each(struct probe *probe, const struct pyl_event *event)
     pyl_reactor_stop_dispatch(&probe->env->reactor);
 }
 
-/* Goal: after stop_dispatch the rest of the events stays, in order, and wait() does not block on it. */
+/* Goal: after stop_dispatch the rest of the events stays, in order, and wait() does not block
+ * on it. */
 BACKEND_TEST(backend_dispatch, stops_and_resumes)
 {
     enum { PAIRS = 4 };
@@ -272,7 +274,8 @@ BACKEND_TEST(backend_fds, high_number)
     struct rlimit limit;
     cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
     net_pair(env, fds);
-    int high = fcntl(fds[0], F_DUPFD_CLOEXEC, (int)(limit.rlim_cur > 9000 ? 9000 : limit.rlim_cur - 2));
+    int high =
+        fcntl(fds[0], F_DUPFD_CLOEXEC, (int)(limit.rlim_cur > 9000 ? 9000 : limit.rlim_cur - 2));
     cr_assert_geq(high, 0);
     close(fds[0]);
     probe_init(&recv, env, PYL_OP_RECV, high);

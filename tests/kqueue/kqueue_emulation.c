@@ -1,12 +1,13 @@
 /*
- * kqueue_emulation.c - kqueue(2) over epoll, to run the conformance suite on backend_kqueue.c where there is
- * no BSD. Built only with -Dkqueue_emulation=true; never installed.
+ * kqueue_emulation.c - kqueue(2) over epoll, to run the conformance suite on backend_kqueue.c
+ * where there is no BSD. Built only with -Dkqueue_emulation=true; never installed.
  *
- * Faithful where a mistake of ours could hide: EV_ADD on an existing filter keeps the filter's flags,
- * closing an fd removes its filters, a oneshot filter is gone after its event, errors of changes come first
- * in the event list and end the call, the event list must have room for them. Not faithful: EV_EOF's fflags
- * is only zero or not, `data` is 0; one fd cannot have EV_CLEAR on one filter only (that aborts), and is
- * reported once more than needed when the other filter fires.
+ * Faithful where a mistake of ours could hide: EV_ADD on an existing filter keeps the filter's
+ * flags, closing an fd removes its filters, a oneshot filter is gone after its event, errors of
+ * changes come first in the event list and end the call, the event list must have room for them.
+ * Not faithful: EV_EOF's fflags is only zero or not, `data` is 0; one fd cannot have EV_CLEAR on
+ * one filter only (that aborts), and is reported once more than needed when the other filter
+ * fires.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -86,7 +87,8 @@ filter_of(struct queue *queue, const struct kevent *change)
     return change->filter == EVFILT_READ ? &watched->read : &watched->write;
 }
 
-/* Makes epoll agree with the filters of an fd. 0 or a positive errno; ENOENT: the fd was closed since. */
+/* Makes epoll agree with the filters of an fd. 0 or a positive errno; ENOENT: the fd was closed
+ * since. */
 static int
 watched_apply(struct queue *queue, int fd, bool is_new)
 {
@@ -126,9 +128,8 @@ change_add(struct queue *queue, const struct kevent *change)
         filter->udata = change->udata; /* and nothing else */
         return 0;
     }
-    *filter = (struct filter){.exists = true,
-                              .flags = change->flags & (EV_CLEAR | EV_ONESHOT),
-                              .udata = change->udata};
+    *filter = (struct filter){
+        .exists = true, .flags = change->flags & (EV_CLEAR | EV_ONESHOT), .udata = change->udata};
     int error = watched_apply(queue, fd, is_new);
     if (error != 0) {
         *filter = (struct filter){0};
@@ -213,7 +214,8 @@ event_split(struct queue *queue, const struct epoll_event *from, struct kevent *
                                .fflags = from->events & EPOLLERR ? 1 : 0,
                                .udata = filter->udata};
         event.flags |= filter->flags;
-        require(event_put(events, count, count_max, &event), "no room"); /* kevent() asks for less */
+        require(event_put(events, count, count_max, &event),
+                "no room"); /* kevent() asks for less */
         if (filter->flags & EV_ONESHOT) {
             *filter = (struct filter){0};
             is_changed = true;

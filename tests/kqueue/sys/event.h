@@ -1,6 +1,6 @@
 /*
- * event.h - as much of kqueue(2) as backend_kqueue.c uses, for building and testing it on Linux. Names and
- * meanings are those of the manual pages; the numbers are our own.
+ * event.h - as much of kqueue(2) as backend_kqueue.c uses, for building and testing it on Linux.
+ * Names and meanings are those of the manual pages; the numbers are our own.
  */
 #ifndef PYL_TEST_KQUEUE_SYS_EVENT_H
 #define PYL_TEST_KQUEUE_SYS_EVENT_H
@@ -32,12 +32,12 @@ struct kevent {
     void *udata;
 };
 
-#define EV_SET(event, ident_, filter_, flags_, fflags_, data_, udata_)                             \
-    (*(event) = (struct kevent){.ident = (ident_),                                                 \
-                                .filter = (filter_),                                               \
-                                .flags = (flags_),                                                 \
-                                .fflags = (fflags_),                                               \
-                                .data = (data_),                                                   \
+#define EV_SET(event, ident_, filter_, flags_, fflags_, data_, udata_) \
+    (*(event) = (struct kevent){.ident = (ident_),                     \
+                                .filter = (filter_),                   \
+                                .flags = (flags_),                     \
+                                .fflags = (fflags_),                   \
+                                .data = (data_),                       \
                                 .udata = (udata_)})
 
 int kqueue(void);

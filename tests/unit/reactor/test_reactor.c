@@ -1,6 +1,6 @@
 /*
- * test_reactor.c - choosing a backend: names, environment, fallback, causes. What backends do is the
- * conformance suite's matter (tests/backend).
+ * test_reactor.c - choosing a backend: names, environment, fallback, causes. What backends do is
+ * the conformance suite's matter (tests/backend).
  */
 #include "base/alloc.h"
 #include "filter.h"
@@ -38,7 +38,8 @@ has_io_uring(void)
     return pyl_reactor_probe("io_uring", NULL, 0) == 0;
 }
 
-/* Goal: without a wish the best usable backend is taken, and no cause is given when it is the first. */
+/* Goal: without a wish the best usable backend is taken, and no cause is given when it is the
+ * first. */
 Test(reactor, auto_takes_the_best)
 {
     unsetenv("PYLOOP_BACKEND");
@@ -97,7 +98,8 @@ expect_fallback(int error, const char *word)
     cr_assert_not_null(strstr(cause, word), "%s", cause);
 }
 
-/* Goal: a filter that forbids io_uring (Docker) leads to epoll; forcing io_uring names the cause. */
+/* Goal: a filter that forbids io_uring (Docker) leads to epoll; forcing io_uring names the
+ * cause. */
 Test(reactor, forbidden_io_uring_falls_back)
 {
     expect_fallback(EPERM, "seccomp");

@@ -1,0 +1,258 @@
+/*
+ * uring_ops.c - what each kind of op is in io_uring: its request, and what a completion of it
+ * means.
+ *
+ * Tested by tests/backend.
+ */
+#include "base/check.h"
+#include "reactor/socket_call.h"
+#include "reactor/uring.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/stat.h>
+
+/* ---- to the kernel ---- */
+
+/* POLL_ADD answers "always ready" for what cannot be polled; epoll refuses it, and so do we. */
+int
+pyl_uring_op_check(const struct pyl_op *op)
+{
+    if (op->kind != PYL_OP_POLL) {
+        return 0;
+    }
+    if ((op->args.poll.events & (PYL_POLL_IN | PYL_POLL_OUT)) == 0) {
+        return -EINVAL;
+    }
+    if ((op->flags & PYL_OP_MULTISHOT) == 0) {
+        return 0; /* one-shots come by the thousand, and only for sockets */
+    }
+    struct stat status;
+    if (fstat(op->fd, &status) < 0) {
+        return -errno;
+    }
+    return S_ISREG(status.st_mode) || S_ISDIR(status.st_mode) ? -EPERM : 0;
+}
+
+static uint32_t
+poll_mask(const struct pyl_op *op)
+{
+    uint32_t events = op->args.poll.events;
+    return (events & PYL_POLL_IN ? POLLIN : 0u) | (events & PYL_POLL_OUT ? POLLOUT : 0u);
+}
+
+bool
+pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op)
+{
+    struct io_uring_sqe *sqe = pyl_uring_sqe_get(reactor);
+    if (sqe == NULL) {
+        return false;
+    }
+    switch ((enum pyl_op_kind)op->kind) {
+    case PYL_OP_ACCEPT:
+        io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        break;
+    case PYL_OP_CONNECT:
+        if (op->backend_bits & PYL_URING_CONNECT_POLL) {
+            io_uring_prep_poll_add(sqe, op->fd, POLLOUT);
+        } else {
+            io_uring_prep_connect(sqe, op->fd, op->args.connect.address,
+                                  op->args.connect.address_size);
+        }
+        break;
+    case PYL_OP_RECV:
+        io_uring_prep_recv_multishot(sqe, op->fd, NULL, 0, 0);
+        sqe->flags |= IOSQE_BUFFER_SELECT; /* from group 0, see uring_buffers.c */
+        break;
+    case PYL_OP_SEND:
+        io_uring_prep_sendmsg(sqe, op->fd, &op->args.send.message, MSG_NOSIGNAL);
+        break;
+    case PYL_OP_POLL:
+        /* One-shot also for MULTISHOT ops: armed again each turn it is level-triggered. */
+        io_uring_prep_poll_add(sqe, op->fd, poll_mask(op));
+        break;
+    }
+    io_uring_sqe_set_data(sqe, op);
+    op->backend_bits |= PYL_URING_IN_KERNEL;
+    return true;
+}
+
+bool
+pyl_uring_op_prepare_cancel(struct pyl_reactor *reactor, struct pyl_op *op)
+{
+    struct io_uring_sqe *sqe = pyl_uring_sqe_get(reactor);
+    if (sqe == NULL) {
+        return false;
+    }
+    io_uring_prep_cancel(sqe, op, 0);
+    io_uring_sqe_set_data64(sqe, PYL_URING_DATA_IGNORED);
+    return true;
+}
+
+/* ---- from the kernel ---- */
+
+static void
+emit(struct pyl_reactor *reactor, const struct pyl_event *event)
+{
+    PYL_CHECK(reactor->event_count < reactor->events_max);
+    reactor->events[reactor->event_count++] = *event;
+}
+
+void
+pyl_uring_emit_end(struct pyl_reactor *reactor, struct pyl_op *op, int result)
+{
+    pyl_uring_op_unlist(op);
+    emit(reactor, &(struct pyl_event){.op = op, .result = result});
+}
+
+/* The request has ended, the op has not: flush_lists() arms it again, or ends it if it was
+ * cancelled. */
+static void
+op_rearm(struct pyl_reactor *reactor, struct pyl_op *op)
+{
+    if (op->kind != PYL_OP_POLL) {
+        pyl_reactor_count(&reactor->stats.rearms, 1);
+    }
+    pyl_uring_op_list(&pyl_uring_of(reactor)->arming, op);
+}
+
+/* Did the kernel end the request for reasons that are not the submitter's? */
+static bool
+is_internal_end(const struct pyl_op *op, int32_t result)
+{
+    if (result == -EINTR || result == -EAGAIN) {
+        return true;
+    }
+    /* The thread that submitted the request has ended: io_uring_cancelation(7). */
+    return result == -ECANCELED && op->state == PYL_OP_ACTIVE;
+}
+
+static void
+deliver_accept(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    struct pyl_op *op = completion->op;
+    bool has_more = (completion->flags & IORING_CQE_F_MORE) != 0;
+    if (completion->result >= 0) {
+        emit(reactor,
+             &(struct pyl_event){.op = op, .result = completion->result, .flags = PYL_EVENT_MORE});
+    } else if (!is_internal_end(op, completion->result) &&
+               !pyl_socket_accept_is_transient(completion->result)) {
+        pyl_uring_emit_end(reactor, op, completion->result);
+        return;
+    }
+    if (!has_more) {
+        op_rearm(reactor, op);
+    }
+}
+
+static void
+deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    struct pyl_uring *uring = pyl_uring_of(reactor);
+    struct pyl_op *op = completion->op;
+    bool has_buffer = (completion->flags & IORING_CQE_F_BUFFER) != 0;
+    uint16_t id = (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT);
+
+    op->backend_value = (int32_t)uring->round;
+    if (completion->result > 0) {
+        PYL_CHECK(has_buffer);
+        emit(reactor, &(struct pyl_event){.op = op,
+                                          .result = completion->result,
+                                          .flags = PYL_EVENT_MORE | PYL_EVENT_BUFFER,
+                                          .buffer_id = id,
+                                          .data = pyl_uring_buffers_data(&uring->buffers, id)});
+        if ((completion->flags & IORING_CQE_F_MORE) == 0) {
+            op_rearm(reactor, op);
+        }
+        return;
+    }
+    if (has_buffer) {
+        pyl_uring_buffers_release(&uring->buffers, id);
+    }
+    if (completion->result == -ENOBUFS) {
+        pyl_reactor_count(&reactor->stats.starvations, 1);
+        pyl_uring_op_list(&uring->parked, op);
+    } else if (is_internal_end(op, completion->result)) {
+        op_rearm(reactor, op);
+    } else {
+        pyl_uring_emit_end(reactor, op, completion->result);
+    }
+}
+
+static void
+deliver_connect(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    struct pyl_op *op = completion->op;
+    int result = completion->result;
+    if (op->backend_bits & PYL_URING_CONNECT_POLL && result >= 0) {
+        int error = 0;
+        socklen_t size = sizeof(error);
+        result = getsockopt(op->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ? -errno : -error;
+    } else if (result == -EAGAIN) {
+        result = -ECONNREFUSED; /* a Unix peer with a full backlog; see readiness.c */
+    } else if (is_internal_end(op, result)) {
+        op->backend_bits |=
+            PYL_URING_CONNECT_POLL; /* connect(2) a second time would say EALREADY */
+        op_rearm(reactor, op);
+        return;
+    }
+    pyl_uring_emit_end(reactor, op, result);
+}
+
+static void
+deliver_send(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    if (is_internal_end(completion->op, completion->result)) {
+        op_rearm(reactor, completion->op);
+    } else {
+        pyl_uring_emit_end(reactor, completion->op, completion->result);
+    }
+}
+
+static void
+deliver_poll(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    struct pyl_op *op = completion->op;
+    if (is_internal_end(op, completion->result)) {
+        op_rearm(reactor, op);
+        return;
+    }
+    if (completion->result < 0) {
+        pyl_uring_emit_end(reactor, op, completion->result);
+        return;
+    }
+    uint32_t seen = (uint32_t)completion->result;
+    int32_t mask = 0;
+    mask |= seen & POLLIN ? PYL_POLL_IN : 0;
+    mask |= seen & POLLOUT ? PYL_POLL_OUT : 0;
+    mask |= seen & POLLERR ? PYL_POLL_ERROR : 0;
+    mask |= seen & POLLHUP ? PYL_POLL_HANGUP : 0;
+    if (op->flags & PYL_OP_MULTISHOT) {
+        emit(reactor, &(struct pyl_event){.op = op, .result = mask, .flags = PYL_EVENT_MORE});
+        op_rearm(reactor, op);
+    } else {
+        pyl_uring_emit_end(reactor, op, mask);
+    }
+}
+
+void
+pyl_uring_deliver(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    switch ((enum pyl_op_kind)completion->op->kind) {
+    case PYL_OP_ACCEPT:
+        deliver_accept(reactor, completion);
+        break;
+    case PYL_OP_CONNECT:
+        deliver_connect(reactor, completion);
+        break;
+    case PYL_OP_RECV:
+        deliver_recv(reactor, completion);
+        break;
+    case PYL_OP_SEND:
+        deliver_send(reactor, completion);
+        break;
+    case PYL_OP_POLL:
+        deliver_poll(reactor, completion);
+        break;
+    }
+}

@@ -1,0 +1,263 @@
+/*
+ * test_backend_uring.c - what is io_uring's own: how often the kernel is entered, starvation,
+ * small rings. The contract is tested by tests/backend.
+ */
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "reactor/reactor.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { PAIRS = 40 };
+
+struct receiver {
+    struct pyl_op op;
+    int peer;
+    uint64_t bytes;
+    int calls;
+    int terminals;
+    int32_t last_result;
+    uint8_t expected; /* next byte of the pattern 0, 1, 2, ... */
+};
+
+static struct pyl_reactor reactor;
+static struct receiver receivers[PAIRS];
+
+static void
+on_receive(struct pyl_op *op, const struct pyl_event *event)
+{
+    struct receiver *receiver = PYL_CONTAINER_OF(op, struct receiver, op);
+    receiver->calls++;
+    receiver->last_result = event->result;
+    receiver->terminals += (event->flags & PYL_EVENT_MORE) == 0;
+    for (int32_t i = 0; i < event->result && event->data != NULL; i++) {
+        cr_assert_eq(event->data[i], receiver->expected++);
+        receiver->bytes++;
+    }
+}
+
+static void
+start(const struct pyl_reactor_options *options)
+{
+    char cause[PYL_REACTOR_CAUSE_SIZE];
+    if (pyl_reactor_probe("io_uring", cause, sizeof(cause)) < 0) {
+        cr_skip_test("SKIPPED: %s", cause);
+    }
+    struct pyl_reactor_options all = *options;
+    all.backend = "io_uring";
+    cr_assert_eq(pyl_reactor_init(&reactor, &all, cause, sizeof(cause)), 0, "%s", cause);
+}
+
+static void
+start_receivers(int count)
+{
+    for (int i = 0; i < count; i++) {
+        int fds[2];
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+        receivers[i].peer = fds[1];
+        receivers[i].op =
+            (struct pyl_op){.kind = PYL_OP_RECV, .fd = fds[0], .on_complete = on_receive};
+        pyl_reactor_submit(&reactor, &receivers[i].op);
+    }
+}
+
+static void
+write_pattern(int i, uint32_t size, uint8_t *next)
+{
+    uint8_t data[4096];
+    for (uint32_t k = 0; k < size; k++) {
+        data[k] = (*next)++;
+    }
+    cr_assert_eq(write(receivers[i].peer, data, size), (ssize_t)size);
+}
+
+static void
+turn(int64_t timeout_ns)
+{
+    cr_assert_eq(pyl_reactor_wait(&reactor, timeout_ns), 0);
+    pyl_reactor_dispatch(&reactor);
+}
+
+static void
+finish(void)
+{
+    pyl_reactor_cancel_all(&reactor);
+    for (int i = 0; i < 1000 && reactor.active_count > 0; i++) {
+        turn(10 * PYL_NS_PER_MS);
+    }
+    cr_assert_eq(reactor.active_count, 0);
+    pyl_reactor_fini(&reactor);
+}
+
+static uint64_t
+enters(void)
+{
+    return atomic_load(&reactor.stats.enters);
+}
+
+/* Goal: submitting and waiting are one system call, and a poll without work is none. */
+Test(backend_uring, one_enter_per_turn)
+{
+    uint8_t next = 0;
+    start(&(struct pyl_reactor_options){0});
+    start_receivers(PAIRS);
+    turn(0);
+    cr_assert_eq(enters(), 1);
+    for (int i = 0; i < 10; i++) {
+        turn(0);
+    }
+    cr_assert_eq(enters(), 1);
+    for (int i = 0; i < 10; i++) {
+        uint64_t before = enters();
+        write_pattern(0, 5, &next);
+        turn(-1);
+        cr_assert_eq(enters(), before + 1);
+        cr_assert_eq(receivers[0].bytes, 5u * (unsigned)(i + 1));
+    }
+    cr_assert_eq(atomic_load(&reactor.stats.rearms), 0);
+    finish();
+}
+
+/* Goal: with far fewer buffers than busy connections every byte arrives, nobody is left out, and no
+ * op sees ENOBUFS. */
+Test(backend_uring, starved_receivers_all_finish)
+{
+    enum { ROUNDS = 50, SIZE = 300 };
+    uint8_t next[PAIRS] = {0};
+    start(&(struct pyl_reactor_options){.buffer_count = 2, .buffer_size = 64});
+    start_receivers(PAIRS);
+    for (int round = 1; round <= ROUNDS; round++) {
+        for (int i = 0; i < PAIRS; i++) {
+            write_pattern(i, SIZE, &next[i]);
+        }
+        for (int i = 0; i < PAIRS; i++) {
+            while (receivers[i].bytes < (uint64_t)round * SIZE) {
+                turn(PYL_NS_PER_S);
+                cr_assert_eq(receivers[i].terminals, 0);
+            }
+        }
+    }
+    cr_assert_gt(atomic_load(&reactor.stats.starvations), 0);
+    finish();
+}
+
+/* Goal: a ring and an event array smaller than the number of ops lose nothing. */
+Test(backend_uring, tiny_ring)
+{
+    uint8_t next[PAIRS] = {0};
+    start(&(struct pyl_reactor_options){
+        .ring_entries = 2, .events_max = 3, .buffer_count = 4, .buffer_size = 128});
+    start_receivers(PAIRS);
+    for (int i = 0; i < PAIRS; i++) {
+        write_pattern(i, 1000, &next[i]);
+    }
+    for (int i = 0; i < PAIRS; i++) {
+        while (receivers[i].bytes < 1000) {
+            turn(PYL_NS_PER_S);
+        }
+    }
+    finish();
+    for (int i = 0; i < PAIRS; i++) {
+        cr_assert_eq(receivers[i].terminals, 1);
+        cr_assert_eq(receivers[i].last_result, -ECANCELED);
+    }
+}
+
+/* Goal: a cancelled op that has completions left in the backlog delivers them first, then ends. */
+Test(backend_uring, cancel_with_backlog)
+{
+    uint8_t next = 0;
+    start(&(struct pyl_reactor_options){.buffer_count = 16, .buffer_size = 64});
+    start_receivers(1);
+    turn(0);
+    write_pattern(0, 640, &next);
+    turn(PYL_NS_PER_S);
+    cr_assert_eq(receivers[0].bytes, 64);
+    pyl_reactor_cancel(&reactor, &receivers[0].op);
+    while (receivers[0].terminals == 0) {
+        int calls = receivers[0].calls;
+        turn(PYL_NS_PER_S);
+        cr_assert_leq(receivers[0].calls, calls + 1);
+    }
+    cr_assert_eq(receivers[0].last_result, -ECANCELED);
+    uint64_t rest = 640 - receivers[0].bytes;
+    pyl_reactor_submit(&reactor, &receivers[0].op);
+    receivers[0].terminals = 0;
+    while (receivers[0].bytes < 640) {
+        turn(PYL_NS_PER_S);
+    }
+    cr_assert_lt(rest, 640);
+    finish();
+}
+
+/* Goal: wrong buffer counts are refused. */
+Test(backend_uring, options_are_checked)
+{
+    static const uint32_t counts[] = {3, 65536};
+    char cause[PYL_REACTOR_CAUSE_SIZE];
+    if (pyl_reactor_probe("io_uring", cause, sizeof(cause)) < 0) {
+        cr_skip_test("SKIPPED: %s", cause);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        struct pyl_reactor_options options = {.backend = "io_uring", .buffer_count = counts[i]};
+        cr_assert_eq(pyl_reactor_init(&reactor, &options, cause, sizeof(cause)), -EINVAL);
+    }
+}
+
+static void *
+run_and_leave(void *argument)
+{
+    (void)argument;
+    turn(0);
+    return NULL;
+}
+
+/* Goal: data that waits in the kernel when the owner's thread ends reaches the next owner, also
+ * when receivers were starved. */
+Test(backend_uring, next_owner_loses_nothing)
+{
+    uint8_t next[PAIRS] = {0};
+    start(&(struct pyl_reactor_options){.buffer_count = 4, .buffer_size = 64});
+    start_receivers(PAIRS);
+    for (int round = 1; round <= 5; round++) {
+        for (int i = 0; i < PAIRS; i++) {
+            write_pattern(i, 200, &next[i]);
+        }
+        pthread_t thread;
+        pthread_create(&thread, NULL, run_and_leave, NULL);
+        pthread_join(thread, NULL);
+        for (int i = 0; i < PAIRS; i++) {
+            while (receivers[i].bytes < (uint64_t)round * 200) {
+                turn(PYL_NS_PER_S);
+                cr_assert_eq(receivers[i].terminals, 0);
+            }
+        }
+    }
+    finish();
+}
+
+/* Goal: without memory for the replacement of the ring the wait says so instead of losing ops. */
+Test(backend_uring, next_owner_without_memory)
+{
+    start(&(struct pyl_reactor_options){0});
+    start_receivers(2);
+    pthread_t thread;
+    pthread_create(&thread, NULL, run_and_leave, NULL);
+    pthread_join(thread, NULL);
+    pyl_reactor_wake(&reactor);
+    pyl_alloc_inject_failure(1, 0);
+    cr_assert_eq(pyl_reactor_wait(&reactor, PYL_NS_PER_MS), -ENOMEM);
+    pyl_alloc_inject_failure(0, 0);
+    uint8_t next = 0;
+    write_pattern(1, 10, &next);
+    while (receivers[1].bytes < 10) {
+        turn(PYL_NS_PER_S);
+    }
+    finish();
+}
