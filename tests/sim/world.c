@@ -159,7 +159,6 @@ on_listener_closed(struct pyl_listener *listener)
     struct world *world = PYL_CONTAINER_OF(listener, struct world, listener);
     WORLD_CHECK(world->is_listener_open);
     world->is_listener_open = false;
-    pyl_reactor_close_now(&world->worker.reactor, listener->fd);
 }
 
 static const struct pyl_listener_ops listener_ops = {
@@ -382,6 +381,7 @@ run_to_the_end(struct world *world)
         WORLD_CHECK(++turns < TURNS_MAX);
     }
     pyl_listener_close(&world->listener);
+    pyl_reactor_close_now(&world->worker.reactor, world->listen_fd); /* ours again, at once */
     while (world->is_listener_open || world->worker.ready.count > 0) {
         turn(world);
         WORLD_CHECK(++turns < TURNS_MAX);
