@@ -6,6 +6,7 @@
 #include "python/loop_internal.h"
 
 #include "base/clock.h"
+#include "python/task.h"
 
 #include <math.h>
 
@@ -337,16 +338,63 @@ PyObject *
 pyl_loop_py_create_future(PyObject *self, PyObject *unused)
 {
     struct pyl_loop *loop = loop_of(self);
-    return with_keyword_loop(loop, loop->state->asyncio_future);
+    return PYL_LIKELY(loop->has_native_tasks) ? pyl_future_new(loop)
+                                              : with_keyword_loop(loop, loop->state->asyncio_future);
 }
 
-/* loop.create_task(coro, *, name=None, context=None, **kwargs): everything unusual is in Python. */
+struct task_call {
+    PyObject *name;    /* NULL: none given */
+    PyObject *context; /* NULL: none given */
+    bool is_eager;
+};
+
+/* 1: understood; 0: something that only Python's Task can judge; -1 with an exception. */
+static int
+parse_task_call(struct pyl_loop *loop, PyObject *const *args, PyObject *names,
+                struct task_call *ret_call)
+{
+    struct pyl_strings *str = &loop->state->str;
+    Py_ssize_t count = names != NULL ? PyTuple_GET_SIZE(names) : 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        PyObject *value = args[i] != Py_None ? args[i] : NULL;
+        if (PyUnicode_Compare(name, str->name) == 0) {
+            ret_call->name = value;
+        } else if (PyUnicode_Compare(name, str->context) == 0) {
+            ret_call->context = value;
+        } else if (PyUnicode_Compare(name, str->eager_start) == 0) {
+            int is_true = PyObject_IsTrue(args[i]);
+            if (is_true < 0) {
+                return -1;
+            }
+            ret_call->is_eager = is_true;
+        } else {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* loop.create_task(coro, *, name=None, context=None, **kwargs): factories, asyncio's own tasks and whatever is
+ * unusual are _create_task_slow()'s, in Python. */
 PyObject *
 pyl_loop_py_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     struct pyl_loop *loop = loop_of(self);
     if (pyl_loop_check_usable(loop) < 0) {
         return NULL;
+    }
+    if (PYL_LIKELY(loop->has_native_tasks && loop->task_factory == NULL && count == 1)) {
+        struct task_call call = {0};
+        int status = parse_task_call(loop, args + 1, names, &call);
+        if (status < 0) {
+            return NULL;
+        }
+        if (status > 0) {
+            /* As in asyncio, there is no first step before the loop runs. */
+            bool is_running = atomic_load_explicit(&loop->thread_id, memory_order_relaxed) != 0;
+            return pyl_task_new(loop, args[0], call.name, call.context, call.is_eager && is_running);
+        }
     }
     PyObject *method = PyObject_GetAttr(self, loop->state->str._create_task_slow);
     if (method == NULL) {

@@ -10,7 +10,7 @@
  */
 #include "python/loop_internal.h"
 
-#include "base/check.h"
+#include "python/task.h"
 
 #include <errno.h>
 #include <string.h>
@@ -158,8 +158,20 @@ watch_detach(struct watch *watch)
     return target;
 }
 
+static int
+complete_native_future(PyObject *future, int32_t result)
+{
+    if (result >= 0) {
+        return pyl_future_set_result(future, Py_None);
+    }
+    PyObject *exception = pyl_make_oserror(result, NULL);
+    int status = exception != NULL ? pyl_future_set_exception(future, exception) : -1;
+    Py_XDECREF(exception);
+    return status;
+}
+
 static void
-complete_future(struct pyl_loop *loop, PyObject *future, int32_t result)
+complete_foreign_future(struct pyl_loop *loop, PyObject *future, int32_t result)
 {
     struct pyl_strings *str = &loop->state->str;
     PyObject *is_done = PyObject_CallMethodNoArgs(future, str->done);
@@ -177,6 +189,16 @@ complete_future(struct pyl_loop *loop, PyObject *future, int32_t result)
         Py_XDECREF(outcome);
     }
     Py_XDECREF(is_done);
+}
+
+static void
+complete_future(struct pyl_loop *loop, PyObject *future, int32_t result)
+{
+    if (Py_IS_TYPE(future, loop->state->future_type)) {
+        (void)complete_native_future(future, result);
+    } else {
+        complete_foreign_future(loop, future, result);
+    }
     if (PyErr_Occurred()) {
         pyl_loop_report(loop, "Error while completing a socket operation", "future", future);
     }
