@@ -196,8 +196,8 @@ static void
 update_read_op(struct pyl_stream *stream)
 {
     struct pyl_op *op = &stream->read_op;
-    bool is_wanted = can_deliver(stream) && stream->read_end == PYL_READ_GOES_ON &&
-                     held_left(stream) == 0;
+    bool is_wanted =
+        can_deliver(stream) && stream->read_end == PYL_READ_GOES_ON && held_left(stream) == 0;
     uint8_t kind = stream->is_direct_read ? PYL_OP_POLL : PYL_OP_RECV;
     if (op->state == PYL_OP_ACTIVE && (!is_wanted || op->kind != kind)) {
         pyl_reactor_cancel(&stream->worker->reactor, op);
@@ -319,18 +319,31 @@ run_flush(struct pyl_job *job)
     pyl_stream_settle(stream);
 }
 
+/* Nothing is left to send, nor will the owner write more when told of progress. Cancelled ops may
+ * still have to end. */
+static bool
+is_drained(const struct pyl_stream *stream)
+{
+    if (stream->state != PYL_STREAM_CLOSING || stream->is_releasing) {
+        return false;
+    }
+    return stream->is_aborting || (stream->write_count == 0 && !stream->is_progress_pending);
+}
+
 static bool
 is_ready_to_end(const struct pyl_stream *stream)
 {
-    return stream->state == PYL_STREAM_CLOSING && stream->write_count == 0 &&
-           !stream->is_releasing && !stream->is_flush_queued && pyl_op_is_idle(&stream->read_op) &&
-           pyl_op_is_idle(&stream->send_op);
+    return is_drained(stream) && stream->write_count == 0 && !stream->is_flush_queued &&
+           pyl_op_is_idle(&stream->read_op) && pyl_op_is_idle(&stream->send_op);
 }
 
 void
 pyl_stream_settle(struct pyl_stream *stream)
 {
-    if (is_ready_to_end(stream) && !stream->worker->is_closing) {
+    if (stream->worker->is_closing) {
+        return;
+    }
+    if (is_ready_to_end(stream) || (is_drained(stream) && !stream->is_lost)) {
         pyl_stream_queue_event(stream);
     }
 }
@@ -375,6 +388,12 @@ run_event(struct pyl_job *job)
     if (stream->state < PYL_STREAM_CLOSING) {
         deliver_held(stream);
         update_read_op(stream);
+    }
+    if (is_drained(stream) && !stream->is_lost) {
+        stream->is_lost = true;
+        if (stream->ops->on_lost != NULL) {
+            stream->ops->on_lost(stream);
+        }
     }
     /* A callback may have queued this job again: then that one ends the stream. */
     if (is_ready_to_end(stream) && !stream->is_event_queued) {

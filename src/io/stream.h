@@ -50,6 +50,9 @@ struct pyl_stream_ops {
     /* The queue got shorter; optional. Look at pyl_stream_queued_size(). Never runs inside a call
      * of the owner's. */
     void (*on_progress)(struct pyl_stream *stream);
+    /* The stream is closing and nothing is left to send or to deliver: asyncio's moment for
+     * connection_lost. Optional. on_closed follows when the last op has ended, often at once. */
+    void (*on_lost)(struct pyl_stream *stream);
     /* Last call. `fd` is still open and no longer known to the reactor: with owns_fd the stream
      * closes it right after this returns, otherwise it is the callee's. */
     void (*on_closed)(struct pyl_stream *stream);
@@ -82,6 +85,7 @@ struct pyl_stream {
     bool has_eof; /* on_eof was called */
     bool is_shutdown_wanted;
     bool is_aborting;
+    bool is_lost;             /* on_lost was called */
     bool is_flush_queued;     /* flush_job is in worker->deferred */
     bool is_event_queued;     /* event_job is in worker->ready */
     bool is_releasing;        /* sent writes are being given back: nothing may be sent now */
@@ -125,7 +129,8 @@ void pyl_stream_set_direct_read(struct pyl_stream *stream, bool is_direct);
  *
  * Owns:    on success the stream holds `data` until release(owner); owner may be NULL (static
  *          bytes: release is not called). On failure nothing is kept.
- * Returns: 0; -EPIPE after shutdown or close; -ENOMEM. size 0 releases at once.
+ * Returns: 0; -EPIPE after shutdown, abort or on_lost (a stream that drains takes more); -ENOMEM.
+ * size 0 releases at once.
  */
 PYL_NODISCARD int pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size,
                                    void *owner);
@@ -138,6 +143,13 @@ static inline size_t
 pyl_stream_queued_size(const struct pyl_stream *stream)
 {
     return stream->queued_size;
+}
+
+/* The on_progress that may be owed is not needed: a closing stream does not wait for it. */
+static inline void
+pyl_stream_forget_progress(struct pyl_stream *stream)
+{
+    stream->is_progress_pending = false;
 }
 
 /* Sends FIN when the queue is empty. Reading goes on. */

@@ -78,7 +78,9 @@ pop_write(struct pyl_stream *stream)
 int
 pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size, void *owner)
 {
-    if (stream->state != PYL_STREAM_OPEN || stream->is_shutdown_wanted) {
+    bool is_draining =
+        stream->state == PYL_STREAM_CLOSING && !stream->is_aborting && !stream->is_lost;
+    if ((stream->state != PYL_STREAM_OPEN && !is_draining) || stream->is_shutdown_wanted) {
         return -EPIPE;
     }
     if (size == 0) {

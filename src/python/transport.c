@@ -145,6 +145,7 @@ attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
     pyl_stream_init(&transport->stream, &loop->worker, transport->fd, transport->sock == NULL,
                     &pyl_transport_stream_ops);
     pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
+    transport->is_lost = false;
     transport->is_closed = false;
     if (args->server != NULL) {
         transport->server = Py_NewRef(args->server);
@@ -163,6 +164,7 @@ abandon(struct pyl_transport *transport, PyObject *sock)
     PyObject *exception = PyErr_GetRaisedException();
     transport->is_closing = true;
     if (!transport->is_closed) {
+        transport->is_lost = true;
         transport->is_closed = true;
         transport->is_detached = true;
         transport->stream.owns_fd = false;
@@ -195,6 +197,7 @@ pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
     transport->state = loop->state;
     transport->loop = (struct pyl_loop *)Py_NewRef((PyObject *)loop);
     transport->fd = fd;
+    transport->is_lost = true;
     transport->is_closed = true;
     transport->high_water = PYL_HIGH_WATER;
     transport->low_water = PYL_HIGH_WATER / 4;
@@ -211,42 +214,57 @@ pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
 /* ---- closing ---- */
 
 void
+pyl_transport_flush(struct pyl_transport *transport)
+{
+    if (pyl_stream_queued_size(&transport->stream) > 0) {
+        pyl_stream_flush(&transport->stream);
+        if (transport->stream.error != 0) {
+            transport->is_closing = true; /* the protocol hears of it in a moment */
+        }
+    }
+}
+
+void
 pyl_transport_close(struct pyl_transport *transport)
 {
     if (transport->is_closing) {
         return;
     }
-    transport->is_closing = true;
     if (transport->is_detached) {
+        transport->is_closing = true;
         return;
     }
-    if (transport->loop->thread_id == 0) {
-        pyl_stream_flush(&transport->stream); /* no turn is coming soon */
+    if (!transport->is_protocol_paused) { /* else it may write more when told to resume */
+        pyl_transport_flush(transport);   /* asyncio has sent it already */
+        pyl_stream_forget_progress(&transport->stream);
+        if (!transport->is_closing && pyl_stream_queued_size(&transport->stream) == 0) {
+            transport->is_losing = true;
+            transport->lost_writes++;
+        }
     }
-    if (pyl_stream_queued_size(&transport->stream) == 0) {
-        transport->is_losing = true;
-        transport->lost_writes++;
-    }
+    transport->is_closing = true;
     pyl_stream_close(&transport->stream);
 }
 
 void
 pyl_transport_force_close(struct pyl_transport *transport, PyObject *error)
 {
-    if (transport->is_losing || transport->is_closed) {
+    if (transport->is_losing || transport->is_lost) {
         return;
     }
     transport->is_closing = true;
+    if (!transport->is_detached) {
+        pyl_transport_flush(transport); /* asyncio has sent it already */
+        if (transport->stream.error != 0 && error == NULL) {
+            return; /* that is the reason of the loss, and on_error is on its way */
+        }
+    }
     transport->is_losing = true;
     transport->lost_writes++;
     Py_XSETREF(transport->error, Py_XNewRef(error));
-    if (transport->is_detached) {
-        return;
+    if (!transport->is_detached) {
+        pyl_stream_abort(&transport->stream);
     }
-    if (pyl_stream_queued_size(&transport->stream) > 0) {
-        pyl_stream_flush(&transport->stream); /* asyncio has sent it already */
-    }
-    pyl_stream_abort(&transport->stream);
 }
 
 /* Without an exception of its own: this runs where nobody could handle one. */
@@ -260,19 +278,18 @@ call_quietly(PyObject *object, const char *method)
     Py_XDECREF(result);
 }
 
+static void
+forget_loop(struct pyl_transport *transport)
+{
+    if (transport->is_lost && transport->is_closed && !transport->is_start_queued) {
+        Py_CLEAR(transport->loop);
+    }
+}
+
 void
 pyl_transport_let_go(struct pyl_transport *transport)
 {
-    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
-        PyBuffer_Release(transport->read_view);
-    }
-    if (transport->sock != NULL) {
-        if (transport->has_io_ref) {
-            transport->has_io_ref = false;
-            call_quietly(transport->sock, "_decref_socketios");
-        }
-        call_quietly(transport->sock, "close");
-    }
+    pyl_transport_return_view(transport);
     if (transport->server != NULL) {
         if (call_server(transport, "_detach") < 0) {
             PyErr_WriteUnraisable(transport->server);
@@ -282,9 +299,27 @@ pyl_transport_let_go(struct pyl_transport *transport)
     Py_CLEAR(transport->protocol);
     Py_CLEAR(transport->read_method);
     Py_CLEAR(transport->buffer_method);
-    if (!transport->is_start_queued) { /* whose run still asks for it */
-        Py_CLEAR(transport->loop);
+    forget_loop(transport);
+}
+
+void
+pyl_transport_end(struct pyl_transport *transport)
+{
+    Py_INCREF(transport);
+    pyl_transport_keep_names(transport);
+    pyl_transport_return_view(transport);
+    if (transport->sock != NULL) {
+        if (transport->has_io_ref) {
+            transport->has_io_ref = false;
+            call_quietly(transport->sock, "_decref_socketios");
+        }
+        call_quietly(transport->sock, "close");
     }
+    transport->is_closed = true;
+    /* The number may be somebody else's as soon as it is closed. */
+    pyl_fd_table_remove(&transport->loop->fds, transport->fd, (PyObject *)transport);
+    forget_loop(transport);
+    Py_DECREF(transport);
 }
 
 void

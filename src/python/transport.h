@@ -2,9 +2,10 @@
  * transport.h - StreamTransport: asyncio.Transport over a pyl_stream, for the files transport_*.c,
  * the listener and the sendfile glue.
  *
- * Life:  open (entry in loop->fds)  --close, abort, error-->  closing  --on_closed-->  closed
- * The entry in loop->fds is dropped at `closed`; until then the stream's ops may refer to this
- * memory.
+ * Life:  open (entry in loop->fds)  --close, abort, error-->  closing  --on_lost-->  lost
+ *        --on_closed-->  closed
+ * connection_lost is called at on_lost, asyncio's moment. The entry in loop->fds is dropped at
+ * on_closed; until then the stream's ops may refer to this memory.
  *
  * Loop thread, attached thread state, everywhere.
  */
@@ -53,13 +54,14 @@ struct pyl_transport {
     bool is_buffered; /* protocol is a BufferedProtocol */
     bool is_closing;
     bool is_losing;          /* connection_lost is due: the protocol hears of nothing else */
-    bool is_closed;          /* connection_lost was called, or never opened */
+    bool is_lost;            /* connection_lost was called, or never opened */
+    bool is_closed;          /* the fd is not ours any more */
     bool is_detached;        /* the loop is gone: no call may reach the stream */
     bool is_paused;          /* pause_reading() */
     bool has_sent_eof;       /* write_eof() */
     bool is_protocol_paused; /* pause_writing() was called last */
     bool is_start_queued;    /* start_job is queued */
-    bool is_lost_due;        /* the stream closed before start_job ran */
+    bool is_lost_due;        /* the stream was lost before start_job ran */
     bool is_in_sendfile;     /* add_writer on our fd is allowed */
     bool has_io_ref;         /* sock._io_refs was raised */
     struct pyl_job start_job;
@@ -86,6 +88,9 @@ PyObject *pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
                              const struct pyl_transport_args *args);
 int pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol);
 void pyl_transport_close(struct pyl_transport *transport);
+/* Tries to send the queue now. A failure makes the transport closing at once, as asyncio's write()
+ * does; connection_lost follows. */
+void pyl_transport_flush(struct pyl_transport *transport);
 /* asyncio's _force_close(): what the kernel takes at once is still sent, the rest is dropped.
  * `error` (borrowed, may be NULL) is for connection_lost. */
 void pyl_transport_force_close(struct pyl_transport *transport, PyObject *error);
@@ -93,9 +98,10 @@ void pyl_transport_force_close(struct pyl_transport *transport, PyObject *error)
 void pyl_transport_start_run(struct pyl_job *job);
 /* For fd_table.c, when the loop closes. */
 void pyl_transport_detach(struct pyl_transport *transport);
-/* Gives the fd back: closes the Python socket, detaches from the server, forgets loop and protocol.
- * Clears exceptions of its own making. */
+/* After connection_lost: detaches from the server, forgets the protocol. */
 void pyl_transport_let_go(struct pyl_transport *transport);
+/* Gives the fd back: forgets it and the loop, closes the Python socket. May free the transport. */
+void pyl_transport_end(struct pyl_transport *transport);
 
 /* ---- transport_protocol.c: from the stream to the protocol ---- */
 
@@ -110,6 +116,15 @@ void pyl_transport_report(struct pyl_transport *transport, const char *message,
                           PyObject *exception);
 /* logger.debug(text, transport) */
 void pyl_transport_log_debug(struct pyl_transport *transport, const char *text);
+
+/* Ends the export of the memory that get_buffer() gave, if there is one. */
+static inline void
+pyl_transport_return_view(struct pyl_transport *transport)
+{
+    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
+        PyBuffer_Release(transport->read_view);
+    }
+}
 
 /* ---- transport_write.c ---- */
 

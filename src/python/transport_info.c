@@ -117,8 +117,9 @@ pyl_transport_ask_names(struct pyl_transport *transport)
 void
 pyl_transport_keep_names(struct pyl_transport *transport)
 {
-    /* Only who still holds the transport can ask: one reference is the caller's. */
-    if (Py_REFCNT(transport) <= 1 + (transport->is_start_queued ? 1 : 0)) {
+    /* Only who still holds the transport can ask: two references are the loop's and the caller's.
+     */
+    if (Py_REFCNT(transport) <= 2 + (transport->is_start_queued ? 1 : 0)) {
         return;
     }
     if (name_of(transport, false) == NULL || name_of(transport, true) == NULL) {

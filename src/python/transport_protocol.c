@@ -157,14 +157,6 @@ on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
 
 /* ---- buffered protocols ---- */
 
-static void
-return_view(struct pyl_transport *transport)
-{
-    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
-        PyBuffer_Release(transport->read_view);
-    }
-}
-
 /* The protocol's memory for the next read, exported until it is filled. */
 static int
 borrow_view(struct pyl_transport *transport)
@@ -185,7 +177,7 @@ borrow_view(struct pyl_transport *transport)
                      : PyObject_GetBuffer(buffer, transport->read_view, PyBUF_WRITABLE);
     Py_DECREF(buffer);
     if (status == 0 && transport->read_view->len == 0) {
-        return_view(transport);
+        pyl_transport_return_view(transport);
         PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
         status = -1;
     }
@@ -200,7 +192,7 @@ get_buffer(struct pyl_stream *stream, size_t *ret_size)
     if (PYL_UNLIKELY(is_deaf(transport)) || PYL_UNLIKELY(!enter(transport))) {
         return NULL;
     }
-    return_view(transport); /* of a read that found nothing */
+    pyl_transport_return_view(transport); /* of a read that found nothing */
     void *memory = NULL;
     if (PYL_LIKELY(borrow_view(transport) == 0)) {
         memory = transport->read_view->buf;
@@ -216,7 +208,7 @@ static void
 on_buffer_filled(struct pyl_stream *stream, size_t size)
 {
     struct pyl_transport *transport = transport_of(stream);
-    return_view(transport);
+    pyl_transport_return_view(transport);
     if (PYL_UNLIKELY(is_deaf(transport)) || PYL_UNLIKELY(!enter(transport))) {
         return;
     }
@@ -241,7 +233,7 @@ static void
 on_eof(struct pyl_stream *stream)
 {
     struct pyl_transport *transport = transport_of(stream);
-    return_view(transport);
+    pyl_transport_return_view(transport);
     if (is_deaf(transport) || !enter(transport)) {
         return;
     }
@@ -264,7 +256,7 @@ static void
 on_error(struct pyl_stream *stream, int error)
 {
     struct pyl_transport *transport = transport_of(stream);
-    return_view(transport);
+    pyl_transport_return_view(transport);
     if (is_deaf(transport)) {
         return;
     }
@@ -333,7 +325,7 @@ fail_empty_waiter(struct pyl_transport *transport)
 void
 pyl_transport_lose(struct pyl_transport *transport)
 {
-    if (transport->is_closed || transport->is_detached) {
+    if (transport->is_lost || transport->is_detached) {
         return;
     }
     transport->is_closing = true;
@@ -343,27 +335,28 @@ pyl_transport_lose(struct pyl_transport *transport)
         fail_empty_waiter(transport);
         leave(transport);
     }
-    transport->is_closed = true;
+    transport->is_lost = true;
     pyl_transport_let_go(transport);
+}
+
+static void
+on_lost(struct pyl_stream *stream)
+{
+    struct pyl_transport *transport = transport_of(stream);
+    if (transport->is_start_queued) {
+        transport->is_lost_due = true; /* connection_made comes first; start_job goes on */
+    } else {
+        pyl_transport_lose(transport);
+    }
 }
 
 static void
 on_closed(struct pyl_stream *stream)
 {
     struct pyl_transport *transport = transport_of(stream);
-    if (transport->is_detached) {
-        return;
+    if (!transport->is_detached) {
+        pyl_transport_end(transport);
     }
-    Py_INCREF(transport);
-    pyl_transport_keep_names(transport);
-    /* The fd number may be somebody else's as soon as the stream has closed it. */
-    pyl_fd_table_remove(&transport->loop->fds, transport->fd, (PyObject *)transport);
-    if (transport->is_start_queued) {
-        transport->is_lost_due = true; /* connection_made comes first; start_job goes on */
-    } else {
-        pyl_transport_lose(transport);
-    }
-    Py_DECREF(transport);
 }
 
 const struct pyl_stream_ops pyl_transport_stream_ops = {
@@ -373,6 +366,7 @@ const struct pyl_stream_ops pyl_transport_stream_ops = {
     .on_eof = on_eof,
     .on_error = on_error,
     .on_progress = on_progress,
+    .on_lost = on_lost,
     .on_closed = on_closed,
     .release = release,
 };

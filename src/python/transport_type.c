@@ -40,9 +40,7 @@ transport_clear(PyObject *self)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     transport->is_detached = true;
-    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
-        PyBuffer_Release(transport->read_view);
-    }
+    pyl_transport_return_view(transport);
     Py_CLEAR(transport->extra);
     Py_CLEAR(transport->protocol);
     Py_CLEAR(transport->context);
@@ -70,7 +68,7 @@ transport_finalize(PyObject *self)
         return;
     }
     PyObject *exception = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
+    if (!transport->is_lost && PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
         if (PyErr_ExceptionMatches(PyExc_Warning)) {
             PyErr_WriteUnraisable(self);
         } else {
@@ -79,8 +77,9 @@ transport_finalize(PyObject *self)
     }
     /* Garbage together with a loop that is still open: its close() comes, then our memory goes. */
     if (transport->is_detached) {
-        transport->is_closed = true;
+        transport->is_lost = true;
         pyl_transport_let_go(transport);
+        pyl_transport_end(transport);
     }
     PyErr_SetRaisedException(exception);
 }
@@ -108,7 +107,7 @@ static PyObject *
 transport_repr(PyObject *self)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
-    const char *state = transport->is_closed ? " closed" : transport->is_closing ? " closing" : "";
+    const char *state = transport->is_lost ? " closed" : transport->is_closing ? " closing" : "";
     if (transport->loop == NULL || transport->loop->is_closed) {
         return PyUnicode_FromFormat("<StreamTransport%s fd=%d>", state, transport->fd);
     }
@@ -181,7 +180,7 @@ method_set_protocol(PyObject *self, PyObject *protocol)
     if (pyl_transport_set_protocol(transport, protocol) < 0) {
         return NULL;
     }
-    if (!transport->is_closed && !transport->is_detached) {
+    if (!transport->is_lost && !transport->is_detached) {
         pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
     }
     Py_RETURN_NONE;
@@ -316,8 +315,8 @@ static PyObject *
 get_loop(PyObject *self, void *closure)
 {
     (void)closure;
-    PyObject *loop = (PyObject *)((struct pyl_transport *)self)->loop;
-    return Py_NewRef(loop != NULL ? loop : Py_None);
+    struct pyl_transport *transport = (struct pyl_transport *)self;
+    return Py_NewRef(transport->is_lost ? Py_None : (PyObject *)transport->loop);
 }
 
 static PyObject *
@@ -340,7 +339,7 @@ get_sock(PyObject *self, void *closure)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     (void)closure;
-    if (transport->is_closed) {
+    if (transport->is_lost) {
         Py_RETURN_NONE;
     }
     return Py_XNewRef(pyl_transport_socket(transport));

@@ -69,7 +69,7 @@ after_write(struct pyl_transport *transport)
         return 0;
     }
     if (!transport->is_protocol_paused || !has_turn) {
-        pyl_stream_flush(&transport->stream);
+        pyl_transport_flush(transport);
     }
     return pause_protocol(transport);
 }
@@ -120,13 +120,13 @@ queue_bytes(struct pyl_transport *transport, PyObject *owner)
         PyErr_NoMemory();
         return -1;
     }
-    return drop_write(transport); /* closing: the queue drains, nothing is added */
+    return drop_write(transport); /* sending has failed: on_error is on its way */
 }
 
 static inline bool
 is_dropping(const struct pyl_transport *transport)
 {
-    return transport->is_closing || transport->is_detached;
+    return transport->is_losing || transport->is_detached;
 }
 
 /* bytearray, memoryview and subclasses of bytes: the caller may change them after write(). */
@@ -181,7 +181,7 @@ pyl_transport_write(PyObject *self, PyObject *data)
         return NULL;
     }
     if (write_one(transport, data) < 0 ||
-        (!transport->is_closed && !transport->is_detached && after_write(transport) < 0)) {
+        (!transport->is_lost && !transport->is_detached && after_write(transport) < 0)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -223,7 +223,7 @@ pyl_transport_writelines(PyObject *self, PyObject *list)
     }
     Py_DECREF(items);
     if (status < 0 ||
-        (!transport->is_closed && !transport->is_detached && after_write(transport) < 0)) {
+        (!transport->is_lost && !transport->is_detached && after_write(transport) < 0)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -239,7 +239,7 @@ pyl_transport_write_eof(PyObject *self, PyObject *unused)
         if (!transport->is_detached) {
             pyl_stream_shutdown(&transport->stream);
             if (transport->loop->thread_id == 0) {
-                pyl_stream_flush(&transport->stream);
+                pyl_transport_flush(transport);
             }
         }
     }
@@ -253,10 +253,10 @@ pyl_transport_get_write_buffer_size(PyObject *self, PyObject *unused)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     (void)unused;
-    if (transport->is_closed || transport->is_detached) {
+    if (transport->is_lost || transport->is_detached) {
         return PyLong_FromLong(0);
     }
-    pyl_stream_flush(&transport->stream);
+    pyl_transport_flush(transport);
     return PyLong_FromSize_t(pyl_stream_queued_size(&transport->stream));
 }
 
@@ -307,7 +307,7 @@ pyl_transport_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *
     }
     transport->high_water = (size_t)high;
     transport->low_water = (size_t)low;
-    if (!transport->is_closed && !transport->is_detached && pause_protocol(transport) < 0) {
+    if (!transport->is_lost && !transport->is_detached && pause_protocol(transport) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -344,7 +344,7 @@ pyl_transport_make_empty_waiter(PyObject *self, PyObject *unused)
         PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
         return NULL;
     }
-    if (transport->is_closed || transport->is_detached) {
+    if (transport->is_lost || transport->is_detached) {
         PyErr_SetString(PyExc_RuntimeError, "Transport is closing");
         return NULL;
     }
@@ -354,7 +354,7 @@ pyl_transport_make_empty_waiter(PyObject *self, PyObject *unused)
         return NULL;
     }
     PyObject *waiter = Py_NewRef(transport->empty_waiter);
-    pyl_stream_flush(&transport->stream);
+    pyl_transport_flush(transport);
     if (pyl_stream_queued_size(&transport->stream) == 0) {
         pyl_transport_settle_waiter(transport, NULL);
     }
