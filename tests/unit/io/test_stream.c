@@ -31,6 +31,7 @@ struct subject {
     bool has_error;
     bool has_data;
     bool has_progress;
+    bool is_lost;
     int release_count;
     uintptr_t next_owner; /* releases come in the order 1, 2, 3, ... */
     bool is_release_out_of_order;
@@ -133,9 +134,20 @@ on_progress(struct pyl_stream *stream)
 }
 
 static void
+on_lost(struct pyl_stream *stream)
+{
+    struct subject *s = subject_of(stream);
+    note(s, 'l');
+    cr_assert_not(s->is_lost);
+    s->is_lost = true;
+    cr_assert_eq(pyl_stream_write(stream, "no", 2, NULL), -EPIPE);
+}
+
+static void
 on_closed(struct pyl_stream *stream)
 {
     struct subject *s = subject_of(stream);
+    cr_assert(s->is_lost);
     note(s, 'c');
     cr_assert_neq(fcntl(stream->fd, F_GETFD), -1, "the fd is still open in on_closed");
     cr_assert(pyl_op_is_idle(&stream->read_op));
@@ -161,6 +173,7 @@ static const struct pyl_stream_ops ops = {
     .on_eof = on_eof,
     .on_error = on_error,
     .on_progress = on_progress,
+    .on_lost = on_lost,
     .on_closed = on_closed,
     .release = release,
 };
@@ -449,7 +462,7 @@ Test(stream, direct_read_without_memory)
     peer_write("x");
     fixture_turn_until(&worker, &subject.is_closed);
     cr_assert_eq(subject.error, -ENOBUFS);
-    cr_assert_str_eq(subject.log, "xc");
+    cr_assert_str_eq(subject.log, "xlc");
 }
 
 /* ---- writing ---- */
@@ -611,7 +624,7 @@ Test(stream, abort_inside_release)
     }
     fixture_turn_until(&worker, &subject.is_closed);
     cr_assert_eq(subject.release_count, 9);
-    cr_assert_str_eq(subject.log, "c");
+    cr_assert_str_eq(subject.log, "lc");
 }
 
 /* ---- ends ---- */
@@ -640,28 +653,71 @@ Test(stream, shutdown_after_the_queue)
     expect_got("answer");
 }
 
-/* Goal: close sends the queue first, then ends: on_closed once, last, and not inside the call. */
+/* Goal: close sends the queue first, and what is written while it drains, then ends: on_closed
+ * once, last, and not inside the call. */
 Test(stream, close_drains)
 {
     enum { SIZE = 3 * 1024 * 1024 };
     static uint8_t sent[SIZE];
-    static uint8_t received[SIZE];
+    static uint8_t received[SIZE + 4];
     fill(sent, SIZE, 3);
     pyl_stream_read_start(&subject.stream);
     cr_assert_eq(pyl_stream_write(&subject.stream, sent, SIZE, (void *)1), 0);
     pyl_stream_close(&subject.stream);
     pyl_stream_close(&subject.stream);
-    cr_assert_eq(pyl_stream_write(&subject.stream, "no", 2, NULL), -EPIPE);
     cr_assert_not(subject.is_closed);
+    fixture_turn_times(&worker, 2);
+    write_text("late", 2);
     size_t got = 0;
-    while (got < SIZE) {
+    while (got < SIZE + 4) {
+        cr_assert_not(subject.is_lost);
         cr_assert_eq(pyl_worker_turn(&worker, false), 0);
-        got += peer_read(received + got, SIZE - got);
+        got += peer_read(received + got, SIZE + 4 - got);
     }
     cr_assert_arr_eq(sent, received, SIZE);
+    cr_assert_arr_eq("late", received + SIZE, 4);
+    fixture_turn_until(&worker, &subject.is_closed);
+    cr_assert_eq(subject.release_count, 2);
+    cr_assert(peer_sees_eof());
+}
+
+static struct pyl_job after_close;
+static bool had_lost_before_job;
+
+static void
+run_after_close(struct pyl_job *unused)
+{
+    had_lost_before_job = subject.is_lost;
+}
+
+/* Goal: with nothing to send, on_lost has its place among the ready jobs from close() on, whatever
+ * the ops still have to do. */
+Test(stream, lost_in_the_order_of_close)
+{
+    after_close.run = run_after_close;
+    pyl_stream_read_start(&subject.stream);
+    fixture_turn_times(&worker, 2);
+    pyl_stream_close(&subject.stream);
+    pyl_worker_post(&worker, &after_close);
+    cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+    cr_assert(had_lost_before_job);
+    fixture_turn_until(&worker, &subject.is_closed);
+}
+
+/* Goal: the same for an abort with a send in the kernel. */
+Test(stream, lost_in_the_order_of_abort)
+{
+    enum { SIZE = 4 * 1024 * 1024 };
+    static uint8_t sent[SIZE];
+    after_close.run = run_after_close;
+    cr_assert_eq(pyl_stream_write(&subject.stream, sent, SIZE, (void *)1), 0);
+    fixture_turn_times(&worker, 2);
+    pyl_stream_abort(&subject.stream);
+    pyl_worker_post(&worker, &after_close);
+    cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+    cr_assert(had_lost_before_job);
     fixture_turn_until(&worker, &subject.is_closed);
     cr_assert_eq(subject.release_count, 1);
-    cr_assert(peer_sees_eof());
 }
 
 /* Goal: abort with a send in the kernel drops the queue; releases are complete before on_closed. */
@@ -701,7 +757,7 @@ Test(stream, abort_inside_data)
     pyl_stream_read_start(&subject.stream);
     peer_write("x");
     fixture_turn_until(&worker, &subject.is_closed);
-    cr_assert_str_eq(subject.log, "dc");
+    cr_assert_str_eq(subject.log, "dlc");
 }
 
 /* Goal: close inside on_eof. */
@@ -711,7 +767,7 @@ Test(stream, close_inside_eof)
     pyl_stream_read_start(&subject.stream);
     shutdown(peer, SHUT_WR);
     fixture_turn_until(&worker, &subject.is_closed);
-    cr_assert_str_eq(subject.log, "ec");
+    cr_assert_str_eq(subject.log, "elc");
 }
 
 /* Goal: writing to a peer that is gone gives one on_error, then on_closed; writes are released. */
@@ -722,7 +778,7 @@ Test(stream, write_to_closed_peer)
     write_text("x", 1);
     write_text("y", 2);
     fixture_turn_until(&worker, &subject.is_closed);
-    cr_assert_str_eq(subject.log, "xc");
+    cr_assert_str_eq(subject.log, "xlc");
     cr_assert_eq(subject.error, -EPIPE);
     cr_assert_eq(subject.release_count, 2);
 }
@@ -737,7 +793,7 @@ Test(stream, flush_error_comes_later)
     cr_assert_not(subject.has_error);
     cr_assert_eq(pyl_stream_write(&subject.stream, "y", 1, NULL), -EPIPE);
     fixture_turn_until(&worker, &subject.is_closed);
-    cr_assert_str_eq(subject.log, "xc");
+    cr_assert_str_eq(subject.log, "xlc");
 }
 
 /* Goal: a stream that does not own its fd leaves it open and known to nobody. */
@@ -780,7 +836,7 @@ Test(stream, reset_by_peer)
     cr_assert_eq(setsockopt(client, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
     close(client);
     fixture_turn_until(&worker, &other.is_closed);
-    cr_assert_str_eq(other.log, "xc");
+    cr_assert_str_eq(other.log, "xlc");
     cr_assert_eq(other.error, -ECONNRESET);
     close(listener);
     free(other.got);
@@ -808,7 +864,7 @@ Test(stream, close_many_with_reads_in_flight)
     }
     for (int i = 0; i < COUNT; i++) {
         fixture_turn_until(&worker, &others[i].is_closed);
-        cr_assert_str_eq(others[i].log, "c");
+        cr_assert_str_eq(others[i].log, "lc");
         finish_subject(&others[i]);
         close(peers[i]);
     }
