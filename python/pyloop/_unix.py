@@ -5,6 +5,7 @@ They are borrowed as plain functions, so they follow each Python version by them
 """
 
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -27,6 +28,21 @@ _BORROWED = {
 }
 
 
+class _SelectorView:
+    """loop._selector as far as asyncio's pipe and datagram transports look at it, in repr()."""
+
+    def __init__(self, loop):
+        self._loop = weakref.ref(loop)
+
+    def get_key(self, fileobj):
+        loop = self._loop()
+        events = loop._watched(fileobj) if loop is not None else 0
+        if not events:
+            raise KeyError(f"{fileobj!r} is not registered")
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        return selectors.SelectorKey(fileobj, fd, events, None)
+
+
 class UnixMixin:
 
     for _owner, _names in _BORROWED.items():
@@ -38,6 +54,7 @@ class UnixMixin:
         self._signal_handlers = {}
         self._transports = weakref.WeakValueDictionary()
         self._ssock = self._csock = None
+        self._selector = _SelectorView(self)
 
     def _ensure_fd_no_transport(self, fd):
         fileno = fd

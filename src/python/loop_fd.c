@@ -377,6 +377,23 @@ pyl_loop_py_remove_writer(PyObject *self, PyObject *fd)
     return remove_side(self, fd, SIDE_WRITE);
 }
 
+/* _watched(fd): what is watched by readers and writers, as selectors.EVENT_READ | EVENT_WRITE. */
+PyObject *
+pyl_loop_py_watched(PyObject *self, PyObject *object)
+{
+    int fd = fd_of_object(object);
+    if (fd < 0) {
+        return NULL;
+    }
+    struct pyl_watch_entry *entry = entry_of(loop_of(self), fd);
+    long events = 0;
+    if (entry != NULL) {
+        events |= entry->sides[SIDE_READ] != NULL ? PYL_POLL_IN : 0;
+        events |= entry->sides[SIDE_WRITE] != NULL ? PYL_POLL_OUT : 0;
+    }
+    return PyLong_FromLong(events);
+}
+
 /* _check_fd_free(fd, fileobj): RuntimeError if a transport of ours uses the descriptor. */
 PyObject *
 pyl_loop_py_check_fd_free(PyObject *self, PyObject *const *args, Py_ssize_t count)

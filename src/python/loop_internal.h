@@ -36,6 +36,7 @@ PyObject *pyl_loop_py_add_reader(PyObject *self, PyObject *const *args, Py_ssize
 PyObject *pyl_loop_py_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *pyl_loop_py_remove_reader(PyObject *self, PyObject *fd);
 PyObject *pyl_loop_py_remove_writer(PyObject *self, PyObject *fd);
+PyObject *pyl_loop_py_watched(PyObject *self, PyObject *object);
 PyObject *pyl_loop_py_check_fd_free(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *pyl_loop_py_poll_start(PyObject *self, PyObject *const *args, Py_ssize_t count);
 int pyl_loop_fd_traverse(struct pyl_loop *loop, visitproc visit, void *arg);

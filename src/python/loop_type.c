@@ -139,17 +139,11 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
 /* End. */
 
 static void
-drop_job(struct pyl_loop *loop, struct pyl_job *job)
-{
-    Py_XDECREF(pyl_state_job_owner(loop->state, job));
-}
-
-static void
 drop_queue(struct pyl_loop *loop, struct pyl_job_queue *queue)
 {
     struct pyl_job *job;
     while ((job = pyl_job_queue_pop(queue)) != NULL) {
-        drop_job(loop, job);
+        pyl_state_drop_job(loop->state, job);
     }
 }
 
@@ -159,13 +153,12 @@ drop_timers(struct pyl_loop *loop)
     struct pyl_heap *timers = &loop->worker.timers;
     for (uint32_t i = 0; i < timers->count;) {
         struct pyl_timer *timer = PYL_CONTAINER_OF(timers->entries[i].node, struct pyl_timer, node);
-        PyObject *owner = pyl_state_job_owner(loop->state, &timer->job);
-        if (owner == NULL) {
+        if (pyl_state_job_owner(loop->state, &timer->job) == NULL) {
             i++;
             continue;
         }
         pyl_timer_stop(&loop->worker, timer);
-        Py_DECREF(owner);
+        pyl_state_drop_job(loop->state, &timer->job);
         i = 0; /* the heap has moved, and the release may have run any code */
     }
 }
@@ -177,7 +170,7 @@ drop_jobs(struct pyl_loop *loop)
     struct pyl_inbox_node *node = pyl_inbox_take(&loop->worker.inbox);
     while (node != NULL) {
         struct pyl_inbox_node *next = node->next;
-        drop_job(loop, PYL_CONTAINER_OF(node, struct pyl_job, link));
+        pyl_state_drop_job(loop->state, PYL_CONTAINER_OF(node, struct pyl_job, link));
         node = next;
     }
     drop_queue(loop, &loop->worker.ready);
@@ -568,6 +561,7 @@ static PyMethodDef loop_methods[] = {
     {"_add_writer", FAST(pyl_loop_py_add_writer), METH_FASTCALL, NULL},
     {"_remove_reader", pyl_loop_py_remove_reader, METH_O, NULL},
     {"_remove_writer", pyl_loop_py_remove_writer, METH_O, NULL},
+    {"_watched", pyl_loop_py_watched, METH_O, NULL},
     {"_check_fd_free", FAST(pyl_loop_py_check_fd_free), METH_FASTCALL, NULL},
     {"_poll_start", FAST(pyl_loop_py_poll_start), METH_FASTCALL, NULL},
     {NULL},

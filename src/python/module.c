@@ -58,21 +58,55 @@ pyl_add_type(PyObject *module, PyType_Spec *spec, PyObject *bases, bool is_publi
 }
 
 void
-pyl_state_add_job_kind(struct pyl_state *state, pyl_job_fn *run, size_t offset)
+pyl_state_add_job_kind_with_drop(struct pyl_state *state, pyl_job_fn *run, size_t offset,
+                                 pyl_job_fn *drop)
 {
     PYL_CHECK(state->job_kind_count < PYL_JOB_KINDS_MAX);
-    state->job_kinds[state->job_kind_count++] = (struct pyl_job_kind){run, offset};
+    state->job_kinds[state->job_kind_count++] = (struct pyl_job_kind){run, offset, drop};
+}
+
+void
+pyl_state_add_job_kind(struct pyl_state *state, pyl_job_fn *run, size_t offset)
+{
+    pyl_state_add_job_kind_with_drop(state, run, offset, NULL);
+}
+
+static const struct pyl_job_kind *
+job_kind(const struct pyl_state *state, const struct pyl_job *job)
+{
+    for (int i = 0; i < state->job_kind_count; i++) {
+        if (state->job_kinds[i].run == job->run) {
+            return &state->job_kinds[i];
+        }
+    }
+    return NULL;
+}
+
+static PyObject *
+job_owner(const struct pyl_job_kind *kind, struct pyl_job *job)
+{
+    return (PyObject *)(void *)((char *)job - kind->offset);
 }
 
 PyObject *
 pyl_state_job_owner(struct pyl_state *state, struct pyl_job *job)
 {
-    for (int i = 0; i < state->job_kind_count; i++) {
-        if (state->job_kinds[i].run == job->run) {
-            return (PyObject *)(void *)((char *)job - state->job_kinds[i].offset);
-        }
+    const struct pyl_job_kind *kind = job_kind(state, job);
+    return kind != NULL ? job_owner(kind, job) : NULL;
+}
+
+void
+pyl_state_drop_job(struct pyl_state *state, struct pyl_job *job)
+{
+    const struct pyl_job_kind *kind = job_kind(state, job);
+    if (kind == NULL) {
+        return;
     }
-    return NULL;
+    if (kind->drop != NULL) {
+        kind->drop(job);
+    } else {
+        Py_DECREF(job_owner(kind, job));
+    }
 }
 
 PyObject *

@@ -153,7 +153,8 @@ typedef void pyl_job_fn(struct pyl_job *job);
 /* A job embedded in a Python object that the queue keeps alive with one reference. */
 struct pyl_job_kind {
     pyl_job_fn *run;
-    size_t offset; /* of the struct pyl_job in the object */
+    size_t offset;    /* of the struct pyl_job in the object */
+    pyl_job_fn *drop; /* what happens to the job, and the reference, when the loop closes; NULL: decref */
 };
 
 enum { PYL_JOB_KINDS_MAX = 16 };
@@ -187,6 +188,11 @@ struct pyl_state {
  * and being queued (in the ready queue, the deferred queue or as a timer) holds one reference to it.
  * To be called by the pyl_*_add() of the type. */
 void pyl_state_add_job_kind(struct pyl_state *state, pyl_job_fn *run, size_t offset);
+/* The same for a type that must know when its job will never run: `drop` takes over the reference. */
+void pyl_state_add_job_kind_with_drop(struct pyl_state *state, pyl_job_fn *run, size_t offset,
+                                      pyl_job_fn *drop);
+/* Lets go of a job taken out of its queue. */
+void pyl_state_drop_job(struct pyl_state *state, struct pyl_job *job);
 /* The object a queued job belongs to (borrowed), or NULL for a job that no Python object owns. */
 PyObject *pyl_state_job_owner(struct pyl_state *state, struct pyl_job *job);
 

@@ -277,13 +277,23 @@ static PyType_Spec task_spec = {
     .slots = task_slots,
 };
 
+/* The loop was closed before the step. */
+static void
+drop_job(struct pyl_job *job)
+{
+    struct pyl_task *task = PYL_CONTAINER_OF(job, struct pyl_task, job);
+    task->future.is_queued = false;
+    Py_DECREF(task);
+}
+
 int
 pyl_task_type_add(PyObject *module, struct pyl_state *state)
 {
     if (Py_Version >= 0x030E0000) {
         Py_CLEAR(state->current_tasks); /* still there, but no longer what current_task() reads */
     }
-    pyl_state_add_job_kind(state, pyl_task_run_job, offsetof(struct pyl_task, job));
+    pyl_state_add_job_kind_with_drop(state, pyl_task_run_job, offsetof(struct pyl_task, job),
+                                     drop_job);
     return pyl_add_type(module, &task_spec, (PyObject *)state->future_type, true,
                         &state->task_type);
 }

@@ -332,3 +332,22 @@ def test_fairness_of_a_busy_reader_and_call_soon(loop, pair):
     loop.run_forever()
     loop.remove_reader(a)
     assert left == 0
+
+
+def test_repr_of_asyncios_own_transports(run):
+    """They look into loop._selector."""
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+        assert "read=polling" in repr(transport) and "write=<idle" in repr(transport)
+        read, write = os.pipe()
+        reading, _ = await loop.connect_read_pipe(asyncio.Protocol, os.fdopen(read, "rb", 0))
+        writing, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(write, "wb", 0))
+        await asyncio.sleep(0)
+        assert "polling" in repr(reading) and "idle" in repr(writing)
+        for each in (transport, reading, writing):
+            each.close()
+        await asyncio.sleep(0.01)
+
+    run(main())
