@@ -147,7 +147,7 @@ static int
 is_debug(struct pyl_future *future)
 {
     if (future->native != NULL) {
-        return future->native->is_debug;
+        return atomic_load_explicit(&future->native->is_debug, memory_order_relaxed);
     }
     PyObject *debug = PyObject_CallMethodNoArgs(future->loop, future->state->str.get_debug);
     if (debug == NULL) {
@@ -199,7 +199,7 @@ pyl_future_init_native(struct pyl_future *future, struct pyl_loop *loop)
 {
     future->loop = Py_NewRef((PyObject *)loop);
     future->native = loop;
-    return PYL_UNLIKELY(loop->is_debug) ? set_source_traceback(future) : 0;
+    return PYL_UNLIKELY(atomic_load_explicit(&loop->is_debug, memory_order_relaxed)) ? set_source_traceback(future) : 0;
 }
 
 static int

@@ -358,9 +358,9 @@ parse_task_call(struct pyl_loop *loop, PyObject *const *args, PyObject *names,
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *name = PyTuple_GET_ITEM(names, i);
         PyObject *value = args[i] != Py_None ? args[i] : NULL;
-        if (PyUnicode_Compare(name, str->name) == 0) {
+        if (name == str->name || PyUnicode_Compare(name, str->name) == 0) {
             ret_call->name = value;
-        } else if (PyUnicode_Compare(name, str->context) == 0) {
+        } else if (name == str->context || PyUnicode_Compare(name, str->context) == 0) {
             ret_call->context = value;
         } else if (PyUnicode_Compare(name, str->eager_start) == 0) {
             int is_true = PyObject_IsTrue(args[i]);
@@ -391,9 +391,7 @@ pyl_loop_py_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count,
             return NULL;
         }
         if (status > 0) {
-            /* As in asyncio, there is no first step before the loop runs. */
-            bool is_running = atomic_load_explicit(&loop->thread_id, memory_order_relaxed) != 0;
-            return pyl_task_new(loop, args[0], call.name, call.context, call.is_eager && is_running);
+            return pyl_task_create(loop, args[0], call.name, call.context, call.is_eager);
         }
     }
     PyObject *method = PyObject_GetAttr(self, loop->state->str._create_task_slow);

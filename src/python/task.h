@@ -40,6 +40,11 @@ int pyl_future_outcome(PyObject *future, bool is_retrieved, PyObject **ret);
 PyObject *pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
                        bool is_eager);
 
+/* The same for loop.create_task(): an eager task is in asyncio.all_tasks() during its first step, and no task
+ * is eager before the loop runs. */
+PyObject *pyl_task_create(struct pyl_loop *loop, PyObject *coro, PyObject *name,
+                          PyObject *context, bool is_eager);
+
 /* task.cancel(msg): 1 if a cancellation was requested, 0 if it is done already, -1 with an exception. */
 int pyl_task_cancel(PyObject *task, PyObject *message);
 

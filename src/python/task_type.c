@@ -110,7 +110,7 @@ static int
 is_loop_running(struct pyl_task *task)
 {
     if (task->future.native != NULL) {
-        return task->future.native->thread_id != 0;
+        return atomic_load_explicit(&task->future.native->thread_id, memory_order_relaxed) != 0;
     }
     PyObject *answer =
         PyObject_CallMethodNoArgs(task->future.loop, task->future.state->str.is_running);
@@ -166,9 +166,10 @@ task_init(PyObject *op, PyObject *args, PyObject *kwargs)
     return task_start(task);
 }
 
-PyObject *
-pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
-             bool is_eager)
+typedef int start_fn(struct pyl_task *task);
+
+static PyObject *
+task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context, start_fn *start)
 {
     struct pyl_state *state = loop->state;
     struct pyl_task *task = (struct pyl_task *)pyl_future_alloc(state, state->task_type);
@@ -176,12 +177,27 @@ pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *co
         return NULL;
     }
     if (pyl_future_init_native(&task->future, loop) < 0 ||
-        task_setup(task, coro, name, context) < 0 ||
-        (is_eager ? pyl_task_start_eagerly(task) : task_start(task)) < 0) {
+        task_setup(task, coro, name, context) < 0 || start(task) < 0) {
         Py_DECREF(task);
         return NULL;
     }
     return (PyObject *)task;
+}
+
+PyObject *
+pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
+             bool is_eager)
+{
+    return task_new(loop, coro, name, context, is_eager ? pyl_task_start_eagerly : task_start);
+}
+
+PyObject *
+pyl_task_create(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
+                bool is_eager)
+{
+    bool is_running = atomic_load_explicit(&loop->thread_id, memory_order_relaxed) != 0;
+    return task_new(loop, coro, name, context,
+                    is_eager && is_running ? start_eagerly_in_sight : task_start);
 }
 
 static int
@@ -232,7 +248,6 @@ static void
 task_dealloc(PyObject *op)
 {
     struct pyl_task *task = pyl_task_cast(op);
-    PYL_DCHECK(!task->future.is_queued);
     if ((task->future.log_traceback || is_destroyed_pending(task)) &&
         PyObject_CallFinalizerFromDealloc(op) < 0) {
         return; /* resurrected */

