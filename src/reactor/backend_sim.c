@@ -299,8 +299,8 @@ perform_poll(struct pyl_reactor *reactor, struct pyl_op *op, const struct pyl_si
                 op->flags & PYL_OP_MULTISHOT ? PYL_EVENT_MORE : 0);
 }
 
-/* Bytes that were on their way when the cancel was submitted still move, as in a ring; what a cancelled SEND
- * refers to is still read. Other kinds end: a POLL has let go of its fd. */
+/* Bytes that were on their way when the cancel was submitted still move, as in a ring; what a
+ * cancelled SEND refers to is still read. Other kinds end: a POLL has let go of its fd. */
 static bool
 cancel_comes_late(struct sim_backend *backend, const struct pyl_op *op,
                   const struct pyl_sim_socket *socket)

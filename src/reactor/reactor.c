@@ -53,7 +53,7 @@ backend_probe(size_t index, char *cause, size_t cause_size)
 static int
 refuse_name(const char *name, char *cause, size_t cause_size)
 {
-    static const char *const elsewhere[] = {"io_uring", "epoll", "kqueue", "sim"};
+    static const char *const elsewhere[] = {"io_uring", "epoll", "kqueue"};
     for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++) {
         if (strcmp(name, elsewhere[i]) == 0) {
             snprintf(cause, cause_size, "backend '%s' does not exist on this system", name);
@@ -78,11 +78,13 @@ requested_name(const char *option)
     return is_auto ? NULL : name;
 }
 
+/* `option` is what the program said: only a program, never the environment, gets a simulation. */
 static int
-find_forced(const char *name, size_t *ret_index, char *cause, size_t cause_size)
+find_forced(const char *name, const char *option, size_t *ret_index, char *cause, size_t cause_size)
 {
     for (size_t i = 0; pyl_backends[i] != NULL; i++) {
-        if (strcmp(pyl_backends[i]->name, name) == 0) {
+        bool is_allowed = name == option || !(pyl_backends[i]->features & PYL_BACKEND_SIMULATED);
+        if (is_allowed && strcmp(pyl_backends[i]->name, name) == 0) {
             *ret_index = i;
             return backend_probe(i, cause, cause_size);
         }
@@ -121,7 +123,7 @@ pyl_reactor_probe(const char *backend, char *cause, size_t cause_size)
     size_t index = 0;
     const char *forced = requested_name(backend);
     if (forced != NULL) {
-        return find_forced(forced, &index, cause, cause_size);
+        return find_forced(forced, backend, &index, cause, cause_size);
     }
     return find_auto(&index, cause, cause_size);
 }
@@ -146,7 +148,7 @@ start_forced(struct pyl_reactor *reactor, const struct pyl_reactor_options *opti
              const char *name, char *cause, size_t cause_size)
 {
     size_t index;
-    int rc = find_forced(name, &index, cause, cause_size);
+    int rc = find_forced(name, options->backend, &index, cause, cause_size);
     if (rc < 0) {
         return rc;
     }

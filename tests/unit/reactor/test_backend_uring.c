@@ -105,7 +105,8 @@ enters(void)
 Test(backend_uring, one_enter_per_turn)
 {
     uint8_t next = 0;
-    start(&(struct pyl_reactor_options){0});
+    start(&(struct pyl_reactor_options){
+        .events_max = 64, .ring_entries = 64, .buffer_count = 16, .buffer_size = 64});
     start_receivers(PAIRS);
     turn(0);
     cr_assert_eq(enters(), 1);

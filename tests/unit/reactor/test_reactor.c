@@ -77,6 +77,16 @@ Test(reactor, unknown_name)
     pyl_reactor_fini(&reactor); /* what a failed init leaves can be finished */
 }
 
+/* Goal: the simulation is for programs that ask for it; the environment cannot switch it on. */
+Test(reactor, simulation_is_never_chosen)
+{
+    struct pyl_reactor reactor;
+    setenv("PYLOOP_BACKEND", "sim", 1);
+    cr_assert_eq(init(&reactor, NULL), -EINVAL);
+    cr_assert_not_null(strstr(cause, "'sim'"));
+    expect_backend("sim", "sim");
+}
+
 static void
 expect_fallback(int error, const char *word)
 {
