@@ -86,6 +86,7 @@ class Job:
     def __init__(self, test_id, test, timeout):
         self.test_id = test_id
         self.log = tempfile.TemporaryFile()
+        self.folder = tempfile.TemporaryDirectory()  # test.support.os_helper.TESTFN is relative
         self.started = time.monotonic()
         self.deadline = self.started + timeout
         self.pipe, output = os.pipe()
@@ -97,6 +98,7 @@ class Job:
             os.dup2(null, 0)
             os.dup2(self.log.fileno(), 1)
             os.dup2(self.log.fileno(), 2)
+            os.chdir(self.folder.name)
             run_in_child(test, output)
         os.close(output)
         self.data = b""
@@ -119,6 +121,7 @@ class Job:
         self.log.seek(0)
         tail = self.log.read()[-3000:].decode(errors="replace")
         self.log.close()
+        self.folder.cleanup()
         if timed_out:
             return "failed", "timed out\n" + tail
         try:
