@@ -48,31 +48,37 @@ enum {
 static int
 ring_open(struct pyl_uring *uring)
 {
+    /* The kernel wants at least as many completions as submissions. */
+    uint32_t completions_min = uring->entries * 2;
     struct io_uring_params params = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
                  IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL |
                  IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED,
-        .cq_entries = COMPLETIONS,
+        .cq_entries = COMPLETIONS > completions_min ? COMPLETIONS : completions_min,
     };
     uring->params = params;
     int rc = io_uring_queue_init_params(uring->entries, &uring->ring, &uring->params);
     if (rc == -ENOMEM) {
         uring->params = params;
-        uring->params.cq_entries = COMPLETIONS_LOW_MEMORY;
+        uring->params.cq_entries =
+            COMPLETIONS_LOW_MEMORY > completions_min ? COMPLETIONS_LOW_MEMORY : completions_min;
         rc = io_uring_queue_init_params(uring->entries, &uring->ring, &uring->params);
     }
     if (rc < 0) {
         return rc;
     }
+    /* NODROP: an overflowing completion queue loses nothing. EXT_ARG: the wait takes a timeout. */
+    const uint32_t needed = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG;
+    rc = (uring->params.features & needed) == needed ? io_uring_ring_dontfork(&uring->ring)
+                                                     : -ENOSYS;
+    if (rc < 0) {
+        io_uring_queue_exit(&uring->ring);
+        return rc;
+    }
     uring->has_ring = true;
     uring->is_enabled = false;
     uring->is_waker_armed = false;
-    /* NODROP: an overflowing completion queue loses nothing. EXT_ARG: the wait takes a timeout. */
-    const uint32_t needed = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG;
-    if ((uring->params.features & needed) != needed) {
-        return -ENOSYS;
-    }
-    return io_uring_ring_dontfork(&uring->ring);
+    return 0;
 }
 
 /* By the owner's thread. liburing 2.3 declares io_uring_enable_rings() and does not export it. */
@@ -257,19 +263,22 @@ has_had_its_turn(const struct pyl_uring *uring, const struct pyl_op *op)
 }
 
 static bool
-backlog_push(struct pyl_uring *uring, const struct pyl_uring_completion *completion)
+backlog_reserve(struct pyl_uring *uring, uint32_t count)
 {
-    if (uring->backlog_count == uring->backlog_capacity) {
-        uint32_t capacity = uring->backlog_capacity * 2;
-        struct pyl_uring_completion *grown =
-            pyl_realloc_array(uring->backlog, capacity, sizeof(*uring->backlog));
-        if (grown == NULL) {
-            return false;
-        }
-        uring->backlog = grown;
-        uring->backlog_capacity = capacity;
+    uint32_t capacity = uring->backlog_capacity;
+    while (capacity - uring->backlog_count < count) {
+        capacity *= 2;
     }
-    uring->backlog[uring->backlog_count++] = *completion;
+    if (capacity == uring->backlog_capacity) {
+        return true;
+    }
+    struct pyl_uring_completion *grown =
+        pyl_realloc_array(uring->backlog, capacity, sizeof(*uring->backlog));
+    if (grown == NULL) {
+        return false;
+    }
+    uring->backlog = grown;
+    uring->backlog_capacity = capacity;
     return true;
 }
 
@@ -339,7 +348,7 @@ harvest(struct pyl_reactor *reactor)
             continue;
         }
         if (has_had_its_turn(uring, completion.op)) {
-            (void)backlog_push(uring, &completion); /* there is room, see above */
+            uring->backlog[uring->backlog_count++] = completion;
         } else {
             pyl_uring_deliver(reactor, &completion);
         }
@@ -439,7 +448,7 @@ rearm_active(struct pyl_reactor *reactor)
     }
 }
 
-/* Takes everything off the ring that is to be closed. */
+/* Takes everything off the ring that is to be closed. Nothing, if there is no memory for it. */
 static int
 backlog_fill(struct pyl_reactor *reactor)
 {
@@ -447,22 +456,48 @@ backlog_fill(struct pyl_reactor *reactor)
     struct io_uring_cqe *cqe;
     unsigned head;
     unsigned count = 0;
+    if (!backlog_reserve(uring, io_uring_cq_ready(&uring->ring))) {
+        return -ENOMEM;
+    }
+    if (io_uring_cq_has_overflow(&uring->ring)) {
+        /* The kernel holds more completions, which only the former owner could have fetched. */
+        uring->broken = -EOVERFLOW;
+        return uring->broken;
+    }
     io_uring_for_each_cqe(&uring->ring, head, cqe)
     {
         struct pyl_uring_completion completion;
         count++;
-        if (completion_read(reactor, cqe, &completion) && !backlog_push(uring, &completion)) {
-            return -ENOMEM;
+        if (completion_read(reactor, cqe, &completion)) {
+            uring->backlog[uring->backlog_count++] = completion;
         }
     }
     io_uring_cq_advance(&uring->ring, count);
     return 0;
 }
 
+static void
+mark_lent(struct pyl_reactor *reactor, bool *is_lent)
+{
+    struct pyl_uring *uring = pyl_uring_of(reactor);
+    for (uint32_t i = 0; i < uring->backlog_count; i++) {
+        uint32_t flags = uring->backlog[i].flags;
+        if (flags & IORING_CQE_F_BUFFER) {
+            is_lent[flags >> IORING_CQE_BUFFER_SHIFT] = true;
+        }
+    }
+    for (uint32_t i = 0; i < reactor->event_count; i++) {
+        if (reactor->events[i].flags & PYL_EVENT_BUFFER) {
+            is_lent[reactor->events[i].buffer_id] = true;
+        }
+    }
+}
+
 /*
  * Another thread has become the owner: a loop that ran in a thread is closed, or run, from the main
  * one. A ring cannot change hands, so it is replaced: what has completed is kept, what waits is
- * armed again. The former owner must not be inside any function of this reactor.
+ * armed again. The former owner must not be inside any function of this reactor. On -ENOMEM nothing
+ * has changed, and the next wait() tries again.
  */
 static int
 ring_replace(struct pyl_reactor *reactor)
@@ -472,35 +507,35 @@ ring_replace(struct pyl_reactor *reactor)
     if (is_lent == NULL) {
         return -ENOMEM;
     }
+    struct io_uring old = uring->ring;
     int rc = backlog_fill(reactor);
     if (rc == 0) {
-        for (uint32_t i = 0; i < uring->backlog_count; i++) {
-            uint32_t flags = uring->backlog[i].flags;
-            if (flags & IORING_CQE_F_BUFFER) {
-                is_lent[flags >> IORING_CQE_BUFFER_SHIFT] = true;
-            }
-        }
-        for (uint32_t i = 0; i < reactor->event_count; i++) {
-            if (reactor->events[i].flags & PYL_EVENT_BUFFER) {
-                is_lent[reactor->events[i].buffer_id] = true;
-            }
-        }
-        ring_close(uring);
-        rearm_active(reactor);
+        old = uring->ring;
         rc = ring_open(uring);
     }
-    if (rc == 0) {
-        rc = pyl_uring_buffers_move(&uring->buffers, &uring->ring, is_lent);
+    if (rc < 0) {
+        uring->ring = old;
+        uring->is_enabled = true;
+        pyl_free(is_lent);
+        return rc;
     }
+    io_uring_queue_exit(&old);
+    rearm_active(reactor);
+    mark_lent(reactor, is_lent);
+    /* Without its buffers a ring is of no use any more. */
+    uring->broken = pyl_uring_buffers_move(&uring->buffers, &uring->ring, is_lent);
     pyl_free(is_lent);
-    return rc;
+    return uring->broken;
 }
 
 static int
 uring_wait(struct pyl_reactor *reactor, int64_t timeout_ns)
 {
     struct pyl_uring *uring = pyl_uring_of(reactor);
-    int rc;
+    int rc = uring->broken;
+    if (rc < 0) {
+        return rc;
+    }
     uring->round++;
     for (;;) {
         if (!uring->is_enabled) {

@@ -72,8 +72,8 @@ struct pyl_uring {
     bool has_ring;
     bool is_enabled; /* the owner's thread has enabled the ring */
     bool is_waker_armed;
-    uint32_t
-        round; /* counts wait(); a RECV op holds the round of its last delivery in backend_value */
+    int broken;     /* what wait() returns for good, or 0 */
+    uint32_t round; /* counts wait(); RECV ops hold that of their last delivery in backend_value */
     struct pyl_list arming; /* to get a request in the next wait(), or to end there */
     struct pyl_list parked; /* RECV ops that found no buffer */
     struct pyl_uring_buffers buffers;

@@ -60,7 +60,8 @@ drain_ops(struct pyl_worker *worker)
         PYL_CHECK(rounds < FINI_ROUNDS);
         pyl_reactor_cancel_all(reactor);
         if (pyl_reactor_wait(reactor, FINI_WAIT_NS) < 0) {
-            return; /* the backend is gone, and with it the kernel's references */
+            pyl_reactor_drop(reactor); /* it is beyond use: nothing will complete any more */
+            return;
         }
         pyl_reactor_dispatch(reactor);
     }
