@@ -25,6 +25,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -402,6 +403,40 @@ ring_has_work(const struct io_uring *ring)
     return io_uring_sq_ready(ring) > 0 || (IO_URING_READ_ONCE(*ring->sq.kflags) & flagged) != 0;
 }
 
+/* Shows the kernel the requests that were filled in. Returns how many it has not taken. */
+static unsigned
+ring_flush(struct io_uring *ring)
+{
+    struct io_uring_sq *sq = &ring->sq;
+    unsigned mask = *sq->kring_mask;
+    for (; sq->sqe_head != sq->sqe_tail; sq->sqe_head++) {
+        if (sq->array != NULL) {
+            sq->array[sq->sqe_head & mask] = sq->sqe_head & mask;
+        }
+    }
+    io_uring_smp_store_release(sq->ktail, sq->sqe_tail);
+    return sq->sqe_tail - IO_URING_READ_ONCE(*sq->khead);
+}
+
+/*
+ * One io_uring_enter(2). When a signal interrupts the wait after requests were taken, the kernel returns
+ * their number, and liburing's waiting functions then wait again, with the whole timeout: the
+ * signal's handler in Python would not run before something else happens.
+ */
+static int
+ring_submit_and_wait(struct io_uring *ring, int64_t timeout_ns)
+{
+    struct __kernel_timespec timeout = {.tv_sec = timeout_ns / PYL_NS_PER_S,
+                                        .tv_nsec = timeout_ns % PYL_NS_PER_S};
+    struct io_uring_getevents_arg argument = {
+        .sigmask_sz = _NSIG / 8,
+        .ts = timeout_ns > 0 ? (uint64_t)(uintptr_t)&timeout : 0,
+    };
+    long rc = syscall(__NR_io_uring_enter, ring->ring_fd, ring_flush(ring), 1,
+                      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument, sizeof(argument));
+    return rc >= 0 ? (int)rc : -errno;
+}
+
 /* Submits and waits, in one call. 0 or -errno; -EEXIST: the ring belongs to another thread. */
 static int
 ring_enter(struct pyl_reactor *reactor, int64_t timeout_ns)
@@ -418,12 +453,8 @@ ring_enter(struct pyl_reactor *reactor, int64_t timeout_ns)
         pyl_reactor_count(&reactor->stats.enters, 1);
         rc = io_uring_submit_and_get_events(ring);
     } else {
-        struct __kernel_timespec timeout = {.tv_sec = timeout_ns / PYL_NS_PER_S,
-                                            .tv_nsec = timeout_ns % PYL_NS_PER_S};
-        struct io_uring_cqe *cqe;
         pyl_reactor_count(&reactor->stats.enters, 1);
-        rc =
-            io_uring_submit_and_wait_timeout(ring, &cqe, 1, timeout_ns > 0 ? &timeout : NULL, NULL);
+        rc = ring_submit_and_wait(ring, timeout_ns);
     }
     /* EAGAIN: no memory for requests now; EBUSY: reap first. What was not taken stays queued. */
     if (rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EAGAIN || rc == -EBUSY) {

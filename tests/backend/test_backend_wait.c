@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -146,6 +147,43 @@ BACKEND_TEST(backend_wake, from_signal_handler)
     int64_t start_ns = pyl_clock_now_ns();
     env_turn(env, -1);
     cr_assert_lt(pyl_clock_now_ns() - start_ns, 5 * PYL_NS_PER_S);
+}
+
+static void
+on_quiet_signal(int number)
+{
+    (void)number;
+}
+
+/* Goal: a signal ends a wait also if ops go to the kernel with it: its Python handler has to run. */
+BACKEND_TEST(backend_wake, signal_ends_a_wait_that_submits)
+{
+    struct sigaction action = {.sa_handler = on_quiet_signal};
+    sigaction(SIGALRM, &action, NULL);
+    /* The first one counts: a second would end the wait whatever the first has done. */
+    struct itimerval timer = {.it_value = {.tv_usec = 300000}, .it_interval = {.tv_sec = 12}};
+    static const int64_t timeouts_ns[] = {-1, 50 * PYL_NS_PER_S};
+    struct probe probes[2];
+    int fds[2][2];
+    for (size_t i = 0; i < 2; i++) {
+        cr_assert_eq(pipe(fds[i]), 0);
+        probe_init(&probes[i], env, PYL_OP_POLL, fds[i][0]);
+        probes[i].op.args.poll.events = PYL_POLL_IN;
+        pyl_reactor_submit(&env->reactor, &probes[i].op);
+        setitimer(ITIMER_REAL, &timer, NULL);
+        int64_t start_ns = pyl_clock_now_ns();
+        env_turn(env, timeouts_ns[i]);
+        cr_assert_lt(pyl_clock_now_ns() - start_ns, 11 * PYL_NS_PER_S);
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+    for (size_t i = 0; i < 2; i++) {
+        pyl_reactor_cancel(&env->reactor, &probes[i].op);
+    }
+    env_settle(env);
+    for (size_t i = 0; i < 2; i++) {
+        close(fds[i][0]);
+        close(fds[i][1]);
+    }
 }
 
 /* ---- dispatch ---- */
