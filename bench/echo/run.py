@@ -143,6 +143,7 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
             port = server.read_port()
             with Load(port, connections, plan.cores.client, size=size) as load:
                 load.count(messages)
+            tool.end(server, port)
         return tool.instructions()
 
     return counters.instructions_per(run, max(CACHEGRIND_MESSAGES, connections))

@@ -200,6 +200,7 @@ def cachegrind(name: str, case: str, plan: Plan) -> float:
             core = plan.cores.client
             with Load(port, CONNECTIONS, core, http="/", expect=body.decode()) as load:
                 load.count(requests)
+            tool.end(server, port)
         return tool.instructions()
 
     return counters.instructions_per(run, CACHEGRIND_REQUESTS)
