@@ -4,6 +4,7 @@ import glob
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,8 @@ def conformance(job, tag, backend):
         label = f"cpython/{tag}/{backend}"
         status, output = job.run([python, "tests/cpython/run.py", "--backend", backend])
         outcome = read_totals(output, label) or failed(f"{label}: no totals")
+        if outcome.failed:
+            outcome.failures = [f"{label}: {name}" for name in re.findall(r"^FAIL (\S+)", output, re.MULTILINE)]
         if status != 0 and not outcome.failed:
             outcome.add(failed(f"{label} (status {status})"))
         return outcome
@@ -171,12 +174,21 @@ def asan_smoke(job):
 
 
 def stubtest(job):
-    """The .pyi files and annotations say what the modules really have."""
+    """The stubs say what the modules really have, and a typed program may use them."""
     status, _ = job.run([sys.executable, "-c", "import mypy.stubtest"])
     if status != 0:
         return skipped("types: mypy is not installed")
-    return job.check("types", [sys.executable, "-m", "mypy.stubtest", "pyloop", "--ignore-missing-stub",
-                               "--concise"], cwd="/")
+    config = ["--config-file", ROOT / "tools" / "types" / "mypy.ini"]
+    outcome = job.check("types: stubtest", [
+        sys.executable, "-m", "mypy.stubtest", "pyloop", "--concise", "--ignore-missing-stub",
+        "--ignore-disjoint-bases", "--ignore-unused-allowlist", "--mypy-config-file", config[1],
+        "--allowlist", ROOT / "tools" / "types" / "allowlist.txt"], cwd="/")
+    total = Outcome()
+    total.add(outcome)
+    total.add(job.check("types: a typed program", [
+        sys.executable, "-m", "mypy", "--strict", *config, ROOT / "tools" / "types" / "program.py"],
+        cwd="/"))
+    return total
 
 
 def soak(job):
