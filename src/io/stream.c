@@ -389,7 +389,8 @@ run_event(struct pyl_job *job)
         deliver_held(stream);
         update_read_op(stream);
     }
-    if (is_drained(stream) && !stream->is_lost) {
+    /* Delivering may have met an error: then the job is queued again and tells it first. */
+    if (is_drained(stream) && !stream->is_lost && !stream->is_error_pending) {
         stream->is_lost = true;
         if (stream->ops->on_lost != NULL) {
             stream->ops->on_lost(stream);

@@ -36,10 +36,14 @@ struct block {
     uint8_t bytes[];
 };
 
+/* A stream that drains takes more. */
 static bool
 may_write(const struct actor *actor)
 {
-    return actor->stream.state == PYL_STREAM_OPEN && !actor->is_done_writing;
+    const struct pyl_stream *stream = &actor->stream;
+    bool is_draining = stream->state == PYL_STREAM_CLOSING && !stream->is_aborting;
+    return (stream->state == PYL_STREAM_OPEN || (is_draining && !actor->is_lost)) &&
+           !actor->is_done_writing;
 }
 
 static void
@@ -69,7 +73,8 @@ write_some(struct actor *actor)
 static void
 finish_writing(struct actor *actor)
 {
-    if (may_write(actor) && actor->written == actor->send_total) {
+    if (actor->stream.state == PYL_STREAM_OPEN && may_write(actor) &&
+        actor->written == actor->send_total) {
         actor->is_done_writing = true;
         pyl_stream_shutdown(&actor->stream);
         WORLD_CHECK(pyl_stream_write(&actor->stream, "x", 1, NULL) == -EPIPE);
@@ -190,6 +195,7 @@ take(struct actor *actor, const uint8_t *data, size_t size)
     WORLD_CHECK(actor->stream.is_reading);
     WORLD_CHECK(!actor->has_eof);
     WORLD_CHECK(!actor->has_error);
+    WORLD_CHECK(!actor->is_lost);
     WORLD_CHECK(size > 0);
     WORLD_CHECK(actor->received + size <= actor->peer->written);
     while (size > 0) {
@@ -244,6 +250,7 @@ on_error(struct pyl_stream *stream, int error)
     struct actor *actor = actor_of(stream);
     check_alive(actor);
     WORLD_CHECK(!actor->has_error);
+    WORLD_CHECK(!actor->is_lost);
     WORLD_CHECK(error == -ECONNRESET || error == -EPIPE);
     WORLD_CHECK(!actor->link->is_clean || actor->world->is_lossy);
     actor->has_error = true;
@@ -253,7 +260,19 @@ static void
 on_progress(struct pyl_stream *stream)
 {
     check_alive(actor_of(stream));
+    WORLD_CHECK(!actor_of(stream)->is_lost);
     maybe_act(actor_of(stream));
+}
+
+static void
+on_lost(struct pyl_stream *stream)
+{
+    struct actor *actor = actor_of(stream);
+    check_alive(actor);
+    WORLD_CHECK(!actor->is_lost);
+    WORLD_CHECK(stream->is_aborting || stream->write_count == 0);
+    actor->is_lost = true;
+    WORLD_CHECK(pyl_stream_write(stream, "x", 1, NULL) == -EPIPE);
 }
 
 static void
@@ -261,6 +280,7 @@ on_closed(struct pyl_stream *stream)
 {
     struct actor *actor = actor_of(stream);
     check_alive(actor);
+    WORLD_CHECK(actor->is_lost);
     WORLD_CHECK(pyl_op_is_idle(&stream->read_op));
     WORLD_CHECK(pyl_op_is_idle(&stream->send_op));
     WORLD_CHECK(actor->next_release == actor->next_write);
@@ -293,6 +313,7 @@ static const struct pyl_stream_ops ops = {
     .on_eof = on_eof,
     .on_error = on_error,
     .on_progress = on_progress,
+    .on_lost = on_lost,
     .on_closed = on_closed,
     .release = release,
 };

@@ -28,6 +28,7 @@ struct actor {
     struct actor *peer;
     uint32_t id;    /* decides the bytes it sends */
     bool is_open;   /* the stream exists */
+    bool is_lost;   /* on_lost was called */
     bool is_closed; /* on_closed was called */
     bool has_eof;
     bool has_error;
@@ -79,7 +80,7 @@ struct world {
     int listen_fd;
     struct pyl_sockaddr listen_address;
     bool is_listener_open;
-    int64_t shortage_ns; /* when the listener last reported one; 0 after an accept */
+    int64_t shortage_ns;              /* when the listener last reported one; 0 after an accept */
     struct link *arrivals[LINKS_MAX]; /* connected, and not yet accepted, in order */
     uint32_t arrival_count;
     struct link links[LINKS_MAX];
