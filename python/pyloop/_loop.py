@@ -62,6 +62,7 @@ class Loop(_core.LoopCore, SockMixin, TransportsMixin, UnixMixin, asyncio.BaseEv
             return
         self._close_unix()
         super().close()
+        self._selector = None
         self._shut()
 
     # Tasks.
