@@ -222,11 +222,14 @@ timer_handle_arm(struct pyl_timer_handle *timer_handle)
     if (timer_handle_deadline(timer_handle, &deadline_ns) < 0) {
         return -1;
     }
-    int error = pyl_timer_start(&loop->worker, &timer_handle->timer, deadline_ns);
+    /* Not pyl_timer_start(), which queues what is due already: as in asyncio, that comes after everything that
+     * is ready now, and by its time. */
+    int error = pyl_heap_push(&loop->worker.timers, &timer_handle->timer.node, deadline_ns);
     if (error < 0) {
         pyl_raise_errno(error);
         return -1;
     }
+    timer_handle->timer.is_armed = true;
     return 0;
 }
 

@@ -214,7 +214,11 @@ handle_get_source_traceback(PyObject *self, void *unused)
 static PyObject *
 timer_handle_get_scheduled(PyObject *self, void *unused)
 {
-    return PyBool_FromLong(timer_handle_of(self)->timer.is_armed);
+    struct pyl_timer_handle *timer_handle = timer_handle_of(self);
+    struct pyl_handle *handle = &timer_handle->handle;
+    /* Queued: on its way to the heap from another thread, on a free-threaded build. */
+    return PyBool_FromLong(!handle->is_cancelled &&
+                           (timer_handle->timer.is_armed || handle->is_queued));
 }
 
 static PyObject *

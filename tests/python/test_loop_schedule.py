@@ -106,6 +106,17 @@ def test_many_timers_fire_in_order(loop):
     assert fired == sorted((delay, index) for index, delay in enumerate(delays))
 
 
+def test_overdue_timers_come_by_time_and_after_what_is_ready(loop):
+    ran = []
+    now = loop.time()
+    loop.call_at(now - 1, ran.append, 3)
+    loop.call_at(now - 2, ran.append, 2)
+    loop.call_soon(ran.append, 1)
+    loop.stop()
+    loop.run_forever()
+    assert ran == [1, 2, 3]
+
+
 def test_cancelled_timers_leave_nothing(loop):
     handles = [loop.call_later(0.001 * (i % 10), pytest.fail) for i in range(1000)]
     for handle in handles:
