@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "python/loop_internal.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -214,22 +215,32 @@ timer_handle_deadline(struct pyl_timer_handle *timer_handle, int64_t *ret_deadli
     return 0;
 }
 
+/*
+ * Not pyl_timer_start(), which queues what is due already: as in asyncio, that comes after everything that
+ * is ready now, and by its time. The caller owns the queues. 0 or -errno.
+ */
+static int
+timer_handle_push(struct pyl_timer_handle *timer_handle, int64_t deadline_ns)
+{
+    struct pyl_heap *timers = &timer_handle->handle.loop->worker.timers;
+    int error = pyl_heap_push(timers, &timer_handle->timer.node, deadline_ns);
+    timer_handle->timer.is_armed = error == 0;
+    return error;
+}
+
+/* Loop thread. 0 or -1 with an exception. */
 static int
 timer_handle_arm(struct pyl_timer_handle *timer_handle)
 {
-    struct pyl_loop *loop = timer_handle->handle.loop;
     int64_t deadline_ns;
     if (timer_handle_deadline(timer_handle, &deadline_ns) < 0) {
         return -1;
     }
-    /* Not pyl_timer_start(), which queues what is due already: as in asyncio, that comes after everything that
-     * is ready now, and by its time. */
-    int error = pyl_heap_push(&loop->worker.timers, &timer_handle->timer.node, deadline_ns);
+    int error = timer_handle_push(timer_handle, deadline_ns);
     if (error < 0) {
         pyl_raise_errno(error);
         return -1;
     }
-    timer_handle->timer.is_armed = true;
     return 0;
 }
 
@@ -273,17 +284,29 @@ pyl_timer_handle_start(struct pyl_timer_handle *timer_handle)
     struct pyl_loop *loop = handle->loop;
     timer_handle->timer.job.run = timer_job_run;
     handle->job.run = timer_start_run;
-    Py_INCREF(handle);
-    if (PYL_FREE_THREADED && atomic_load(&loop->thread_id) != PyThread_get_thread_ident()) {
-        handle->is_queued = true;
-        pyl_worker_post_remote(&loop->worker, &handle->job);
-        return 0;
-    }
-    if (timer_handle_arm(timer_handle) < 0) {
-        Py_DECREF(handle);
+    int64_t deadline_ns;
+    if (timer_handle_deadline(timer_handle, &deadline_ns) < 0) {
         return -1;
     }
-    return 0;
+    Py_INCREF(handle);
+    pyl_gil_lock_acquire(&loop->remote_lock);
+    int error = pyl_loop_is_open(loop) ? 0 : -EPIPE;
+    if (error == 0 && pyl_loop_owns_queues(loop)) {
+        error = timer_handle_push(timer_handle, deadline_ns);
+    } else if (error == 0) {
+        handle->is_queued = true;
+        pyl_worker_post_remote(&loop->worker, &handle->job);
+    }
+    pyl_gil_lock_release(&loop->remote_lock);
+    if (error == 0) {
+        return 0;
+    }
+    Py_DECREF(handle);
+    if (error != -EPIPE) {
+        pyl_raise_errno(error);
+        return -1;
+    }
+    return pyl_loop_check_usable(loop);
 }
 
 int
@@ -366,12 +389,14 @@ static void
 timer_handle_disarm(struct pyl_timer_handle *timer_handle)
 {
     struct pyl_loop *loop = timer_handle->handle.loop;
-    /* Elsewhere than on the loop's thread the heap must not be touched: the timer then fires into nothing. */
-    if (PYL_FREE_THREADED && atomic_load(&loop->thread_id) != PyThread_get_thread_ident()) {
-        return;
-    }
-    if (timer_handle->timer.is_armed) {
+    pyl_gil_lock_acquire(&loop->remote_lock);
+    /* In another thread's heap it stays, and fires into nothing. */
+    bool is_disarmed = pyl_loop_owns_queues(loop) && timer_handle->timer.is_armed;
+    if (is_disarmed) {
         pyl_timer_stop(&loop->worker, &timer_handle->timer);
+    }
+    pyl_gil_lock_release(&loop->remote_lock);
+    if (is_disarmed) {
         Py_DECREF(timer_handle);
     }
 }

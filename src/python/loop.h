@@ -48,7 +48,8 @@ struct pyl_loop {
     size_t watch_capacity;
     struct pyl_list watches;   /* every watch whose op is not IDLE, also the removed ones */
 
-    /* call_soon_threadsafe() against close(): guards is_closed and the right to post. */
+    /* Free-threaded builds: guards is_closed, changes of thread_id, and the queues while no thread
+     * runs the loop. Who runs it owns the queues without the lock; others use the inbox. */
     struct pyl_gil_lock remote_lock;
 
     /* 3.14's _ThreadSafeHandle: cancel() on another thread waits while the callback runs. Never held
@@ -72,6 +73,18 @@ pyl_loop_is_direct(const struct pyl_loop *loop)
     return !(atomic_load_explicit(&loop->is_closed, memory_order_relaxed) ||
              atomic_load_explicit(&loop->is_debug, memory_order_relaxed) || loop->is_forked_child ||
              loop->has_own_call_soon);
+}
+
+/* May this thread touch the queues? With the GIL: every thread that holds it. Without: under remote_lock, if
+ * no other thread runs the loop. */
+static inline bool
+pyl_loop_owns_queues(const struct pyl_loop *loop)
+{
+    if (!PYL_FREE_THREADED) {
+        return true;
+    }
+    unsigned long thread_id = atomic_load_explicit(&loop->thread_id, memory_order_relaxed);
+    return thread_id == 0 || thread_id == PyThread_get_thread_ident();
 }
 
 /* The loop is running in another thread than this one. */

@@ -103,8 +103,8 @@ check_call(struct pyl_loop *loop, PyObject *callback, const char *method)
  * The way into the ready queue from any thread that may run Python. Steals one reference of the handle.
  *
  * Holding the GIL makes the queue ours: the loop's thread gives it away only where it does not look at the
- * queue. So everything keeps one order, as in asyncio. Without a GIL the loop's own thread alone may touch
- * the queue, and others go through the inbox.
+ * queue. So everything keeps one order, as in asyncio. Without a GIL only the thread that runs the loop
+ * may touch the queue, or anybody while none does, and others go through the inbox.
  *
  * Returns: 0, or -1 with an exception when the loop is closed.
  */
@@ -115,7 +115,7 @@ post_any_thread(struct pyl_loop *loop, struct pyl_handle *handle)
     bool is_foreign = thread_id != PyThread_get_thread_ident();
     pyl_gil_lock_acquire(&loop->remote_lock);
     bool is_open = pyl_loop_is_open(loop);
-    if (is_open && PYL_FREE_THREADED && is_foreign) {
+    if (is_open && !pyl_loop_owns_queues(loop)) {
         handle->is_queued = true;
         pyl_worker_post_remote(&loop->worker, &handle->job);
     } else if (is_open) {

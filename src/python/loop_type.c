@@ -415,7 +415,10 @@ set_thread_id(PyObject *self, PyObject *value, void *unused)
             return -1;
         }
     }
-    atomic_store(&loop_of(self)->thread_id, thread_id);
+    struct pyl_loop *loop = loop_of(self);
+    pyl_gil_lock_acquire(&loop->remote_lock);
+    atomic_store(&loop->thread_id, thread_id);
+    pyl_gil_lock_release(&loop->remote_lock);
     return 0;
 }
 
