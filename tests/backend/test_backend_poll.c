@@ -255,6 +255,33 @@ BACKEND_TEST(backend_poll, cancel_then_forget_then_close)
     cr_assert_eq(in.last_result, -ECANCELED);
 }
 
+/* Goal: POLL is level-triggered also on an fd that RECV had before, and RECV works again after. */
+BACKEND_TEST(backend_poll, level_triggered_after_recv)
+{
+    int fds[2];
+    static struct probe in, recv;
+    net_pair(env, fds);
+    probe_init(&recv, env, PYL_OP_RECV, fds[0]);
+    poll_init(&in, env, fds[0], PYL_POLL_IN, PYL_OP_MULTISHOT);
+    for (int i = 0; i < 2; i++) {
+        probe_submit(&recv);
+        cr_assert_eq(net_write(env, fds[1], "abc", 3), 3);
+        probe_until_size(&recv, (size_t)i * 4 + 3);
+        pyl_reactor_cancel(&env->reactor, &recv.op);
+        env_until(env, &recv.terminals, 1);
+        cr_assert_eq(net_write(env, fds[1], "d", 1), 1);
+        int before = in.calls;
+        probe_submit(&in);
+        env_until(env, &in.calls, before + 5);
+        pyl_reactor_cancel(&env->reactor, &in.op);
+        env_until(env, &in.terminals, 1);
+        probe_submit(&recv);
+        probe_until_size(&recv, (size_t)i * 4 + 4);
+        pyl_reactor_cancel(&env->reactor, &recv.op);
+        env_until(env, &recv.terminals, 1);
+    }
+}
+
 /* Goal: an fd that was polled can be handed to RECV, and back. */
 BACKEND_TEST(backend_poll, mixes_with_recv)
 {

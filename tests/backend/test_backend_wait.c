@@ -47,6 +47,73 @@ BACKEND_TEST(backend_wait, far_deadline_is_accepted)
     env_turn(env, PYL_NEVER_NS - 1);
 }
 
+/* How many waits it takes until 30 ms have passed. */
+static int
+waits_in_30_ms(struct env *env)
+{
+    int waits = 0;
+    int64_t end_ns = pyl_reactor_now_ns(&env->reactor) + 30 * PYL_NS_PER_MS;
+    int64_t left_ns;
+    while ((left_ns = end_ns - pyl_reactor_now_ns(&env->reactor)) > 0) {
+        env_turn(env, left_ns);
+        waits++;
+    }
+    return waits;
+}
+
+/* Goal: descriptors that are ready, but that no op waits for, do not keep wait() from waiting. */
+BACKEND_TEST(backend_wait, nobody_waits_for_ready_fds)
+{
+    enum { PAIRS = 4 };
+    static struct probe probes[PAIRS];
+    int fds[PAIRS][2];
+    for (int i = 0; i < PAIRS; i++) {
+        net_pair(env, fds[i]);
+        probe_init(&probes[i], env, i < 2 ? PYL_OP_POLL : PYL_OP_RECV, fds[i][0]);
+        probes[i].op.args.poll.events = PYL_POLL_IN | PYL_POLL_OUT;
+    }
+    probes[0].op.flags = PYL_OP_MULTISHOT;
+    probe_submit(&probes[0]); /* cancelled while ready */
+    env_until(env, &probes[0].calls, 2);
+    pyl_reactor_cancel(&env->reactor, &probes[0].op);
+    probe_run(&probes[1]);    /* fired, and not asked again */
+    probe_submit(&probes[2]); /* paused, with data coming */
+    pyl_reactor_cancel(&env->reactor, &probes[2].op);
+    probe_submit(&probes[3]); /* ended */
+    net_shutdown(env, fds[3][1]);
+    env_until(env, &probes[0].terminals, 1);
+    env_until(env, &probes[2].terminals, 1);
+    env_until(env, &probes[3].terminals, 1);
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(net_write(env, fds[i][1], "x", 1), 1);
+    }
+    env_settle(env);
+    cr_assert_leq(waits_in_30_ms(env), 4);
+}
+
+/* Goal: ops that wait for what does not come cost nothing, beside ready descriptors too. */
+BACKEND_TEST(backend_wait, waiting_ops_cost_nothing)
+{
+    static struct probe recv, poll, other;
+    int fds[2], full[2];
+    net_pair(env, fds);
+    net_pair(env, full);
+    net_fill(env, full[0]);
+    probe_init(&recv, env, PYL_OP_RECV, fds[0]); /* writable all the time */
+    probe_submit(&recv);
+    probe_init(&poll, env, PYL_OP_POLL, full[0]);
+    poll.op.args.poll.events = PYL_POLL_OUT;
+    poll.op.flags = PYL_OP_MULTISHOT;
+    probe_submit(&poll);
+    probe_init(&other, env, PYL_OP_POLL, full[1]); /* readable: only the other direction is asked */
+    other.op.args.poll.events = PYL_POLL_OUT;
+    net_fill(env, full[1]);
+    probe_submit(&other);
+    env_settle(env);
+    cr_assert_leq(waits_in_30_ms(env), 4);
+    cr_assert_eq(recv.calls + poll.calls + other.calls, 0);
+}
+
 /* ---- wake ---- */
 
 static void *
