@@ -1,5 +1,6 @@
 /*
- * callback.c - the way from C into a Python callback and back: context, exceptions, slow-callback log.
+ * callback.c - the way from C into a Python callback and back: context, exceptions, slow-callback
+ * log.
  *
  * Invariant: nothing here returns with an exception set. What must leave run_forever() waits in
  * loop->raised.
@@ -83,7 +84,8 @@ pyl_handle_format_callback(struct pyl_handle *handle)
     }
     bool is_debug = atomic_load_explicit(&handle->loop->is_debug, memory_order_relaxed);
     PyObject *call[] = {handle->callback, args, is_debug ? Py_True : Py_False};
-    PyObject *text = PyObject_Vectorcall(state->format_callback_source, call, 2, state->debug_names);
+    PyObject *text =
+        PyObject_Vectorcall(state->format_callback_source, call, 2, state->debug_names);
     if (text == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
         /* Before 3.13 there is no `debug`, which decides whether arguments are shown. */
         PyErr_Clear();
@@ -114,7 +116,8 @@ must_leave_the_loop(void)
            PyErr_ExceptionMatches(PyExc_SystemExit);
 }
 
-/* dict[name] = value; a NULL value (with an exception) or an old failure is passed on. Steals value. */
+/* dict[name] = value; a NULL value (with an exception) or an old failure is passed on. Steals
+ * value. */
 static int
 report_add(PyObject *report, PyObject *name, PyObject *value)
 {
@@ -142,7 +145,8 @@ report_send(struct pyl_loop *loop, PyObject *message, PyObject *exception, const
     }
     if (status == 0) {
         PyObject *call[] = {(PyObject *)loop, report};
-        PyObject *result = PyObject_VectorcallMethod(state->str.call_exception_handler, call, 2, NULL);
+        PyObject *result =
+            PyObject_VectorcallMethod(state->str.call_exception_handler, call, 2, NULL);
         status = result != NULL ? 0 : -1;
         Py_XDECREF(result);
     }
@@ -198,9 +202,8 @@ pyl_loop_slow_end(struct pyl_loop *loop, int64_t start, PyObject *what)
     }
     struct pyl_state *state = loop->state;
     PyObject *raised = PyErr_GetRaisedException();
-    PyObject *text = pyl_handle_check(state, what)
-                         ? PyObject_CallOneArg(state->format_handle, what)
-                         : PyObject_Repr(what);
+    PyObject *text = pyl_handle_check(state, what) ? PyObject_CallOneArg(state->format_handle, what)
+                                                   : PyObject_Repr(what);
     if (text != NULL) {
         PyObject *result = PyObject_CallMethod(state->asyncio_logger, "warning", "sOd",
                                                "Executing %s took %.3f seconds", text, seconds);
@@ -281,7 +284,8 @@ end_run(struct pyl_handle *handle)
 void
 pyl_handle_run(struct pyl_handle *handle)
 {
-    /* A callback may run the loop's handle by hand from within itself: only the outer run ends it. */
+    /* A callback may run the loop's handle by hand from within itself: only the outer run ends it.
+     */
     bool is_nested = handle->is_running;
     if (is_nested || begin_run(handle)) {
         run_callback(handle);

@@ -21,7 +21,8 @@
 #define Py_READONLY READONLY
 #endif
 
-/* asyncio's Server: _attach(transport) and _detach(transport) since 3.13, without an argument before. */
+/* asyncio's Server: _attach(transport) and _detach(transport) since 3.13, without an argument
+ * before. */
 #define PYL_SERVER_KNOWS_TRANSPORTS (PY_VERSION_HEX >= 0x030D0000)
 
 /* Per-object locks: free-threaded builds have them, elsewhere the GIL is the lock. */
@@ -33,8 +34,8 @@
 #endif
 
 /*
- * A lock for C state that Python threads share. On GIL builds holding the GIL is the lock and these cost
- * nothing, so code between lock and unlock must neither run Python nor release the GIL.
+ * A lock for C state that Python threads share. On GIL builds holding the GIL is the lock and these
+ * cost nothing, so code between lock and unlock must neither run Python nor release the GIL.
  */
 #ifdef Py_GIL_DISABLED
 #define PYL_FREE_THREADED 1
@@ -162,6 +163,18 @@ PyModule_Add(PyObject *module, const char *name, PyObject *value)
     Py_XDECREF(value);
     return status;
 }
+#endif
+
+/* Rows of a module's slots that not every version knows: a GIL of its own per interpreter (3.12),
+ * none at all (3.13). */
+#if PY_VERSION_HEX >= 0x030D0000
+#define PYL_MODULE_SLOTS                                                  \
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED}, \
+        {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#elif PY_VERSION_HEX >= 0x030C0000
+#define PYL_MODULE_SLOTS {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#else
+#define PYL_MODULE_SLOTS
 #endif
 
 #endif

@@ -11,7 +11,8 @@ pyl_make_oserror(int error, const char *text)
 {
     int number = error < 0 ? -error : error;
     /* Called like this, OSError picks the subclass: ConnectionResetError and so on. */
-    return PyObject_CallFunction(PyExc_OSError, "is", number, text != NULL ? text : strerror(number));
+    return PyObject_CallFunction(PyExc_OSError, "is", number,
+                                 text != NULL ? text : strerror(number));
 }
 
 PyObject *

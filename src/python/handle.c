@@ -1,7 +1,8 @@
 /*
  * handle.c - the memory of handles, the jobs that run them, and cancelling.
  *
- * Not here: what Python sees of a handle (handle_type.c), what running a callback means (callback.c).
+ * Not here: what Python sees of a handle (handle_type.c), what running a callback means
+ * (callback.c).
  *
  * Invariant: a queued job or an armed timer holds one reference to its handle.
  */
@@ -181,7 +182,8 @@ timer_handle_of_job(struct pyl_job *job)
     return PYL_CONTAINER_OF(timer, struct pyl_timer_handle, timer);
 }
 
-/* A float in seconds may be anything: keep it in what a deadline can express. Rounded up: never early. */
+/* A float in seconds may be anything: keep it in what a deadline can express. Rounded up: never
+ * early. */
 static int64_t
 deadline_of_seconds(double seconds)
 {
@@ -204,7 +206,8 @@ timer_handle_deadline(struct pyl_timer_handle *timer_handle, int64_t *ret_deadli
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    /* Not due by that clock, although ours says so: look again in a millisecond, not in a busy loop. */
+    /* Not due by that clock, although ours says so: look again in a millisecond, not in a busy
+     * loop. */
     double delay = timer_handle->when - now;
     if (delay > 0 && delay < 1e-3) {
         delay = 1e-3;
@@ -216,8 +219,8 @@ timer_handle_deadline(struct pyl_timer_handle *timer_handle, int64_t *ret_deadli
 }
 
 /*
- * Not pyl_timer_start(), which queues what is due already: as in asyncio, that comes after everything that
- * is ready now, and by its time. The caller owns the queues. 0 or -errno.
+ * Not pyl_timer_start(), which queues what is due already: as in asyncio, that comes after
+ * everything that is ready now, and by its time. The caller owns the queues. 0 or -errno.
  */
 static int
 timer_handle_push(struct pyl_timer_handle *timer_handle, int64_t deadline_ns)

@@ -1,6 +1,6 @@
 /*
- * handle_type.c - what Python sees of Handle, TimerHandle and _ThreadSafeHandle: asyncio's methods, private
- * attributes, repr and comparisons.
+ * handle_type.c - what Python sees of Handle, TimerHandle and _ThreadSafeHandle: asyncio's methods,
+ * private attributes, repr and comparisons.
  *
  * isinstance(handle, asyncio.Handle) is true through a `__class__` getter.
  */
@@ -77,7 +77,8 @@ timer_handle_when(PyObject *self, PyObject *unused)
 
 /* repr() */
 
-/* text = format(text, part), where both are consumed and either may be NULL with an exception set. */
+/* text = format(text, part), where both are consumed and either may be NULL with an exception set.
+ */
 static PyObject *
 join(PyObject *text, PyObject *part)
 {
@@ -120,7 +121,7 @@ handle_repr(PyObject *self)
     if (handle->repr != NULL) {
         return Py_NewRef(handle->repr);
     }
-    const char *name = is_timer(self)                       ? "TimerHandle"
+    const char *name = is_timer(self)                     ? "TimerHandle"
                        : pyl_handle_is_threadsafe(handle) ? "_ThreadSafeHandle"
                                                           : "Handle";
     PyObject *text = PyUnicode_FromFormat("<%s", name);
@@ -297,21 +298,25 @@ timer_handle_hash(PyObject *self)
 
 /* Types. */
 
-#define HANDLE_METHODS                                                                         \
-    {"cancel", handle_cancel, METH_NOARGS, PyDoc_STR("Do not call the callback.")},            \
-    {"cancelled", handle_cancelled, METH_NOARGS, PyDoc_STR("Was cancel() called?")},           \
-    {"get_context", handle_get_context, METH_NOARGS, PyDoc_STR("The callback's context.")},    \
-    {"_run", handle_run, METH_NOARGS, NULL}
+#define HANDLE_METHODS                                                                          \
+    {"cancel", handle_cancel, METH_NOARGS, PyDoc_STR("Do not call the callback.")},             \
+        {"cancelled", handle_cancelled, METH_NOARGS, PyDoc_STR("Was cancel() called?")},        \
+        {"get_context", handle_get_context, METH_NOARGS, PyDoc_STR("The callback's context.")}, \
+    {                                                                                           \
+        "_run", handle_run, METH_NOARGS, NULL                                                   \
+    }
 
-#define HANDLE_GETTERS                                                                         \
-    {"__class__", handle_get_class, NULL, NULL, NULL},                                         \
-    {"_callback", handle_get_callback, NULL, NULL, NULL},                                      \
-    {"_args", handle_get_args, NULL, NULL, NULL},                                              \
-    {"_cancelled", handle_get_cancelled, NULL, NULL, NULL},                                    \
-    {"_loop", handle_get_loop, NULL, NULL, NULL},                                              \
-    {"_context", handle_get_context_attribute, NULL, NULL, NULL},                              \
-    {"_repr", handle_get_repr, NULL, NULL, NULL},                                              \
-    {"_source_traceback", handle_get_source_traceback, NULL, NULL, NULL}
+#define HANDLE_GETTERS                                                     \
+    {"__class__", handle_get_class, NULL, NULL, NULL},                     \
+        {"_callback", handle_get_callback, NULL, NULL, NULL},              \
+        {"_args", handle_get_args, NULL, NULL, NULL},                      \
+        {"_cancelled", handle_get_cancelled, NULL, NULL, NULL},            \
+        {"_loop", handle_get_loop, NULL, NULL, NULL},                      \
+        {"_context", handle_get_context_attribute, NULL, NULL, NULL},      \
+        {"_repr", handle_get_repr, NULL, NULL, NULL},                      \
+    {                                                                      \
+        "_source_traceback", handle_get_source_traceback, NULL, NULL, NULL \
+    }
 
 static PyMethodDef handle_methods[] = {
     HANDLE_METHODS,
@@ -341,10 +346,12 @@ static PyMemberDef handle_members[] = {
     {NULL},
 };
 
-#define HANDLE_SLOTS                                                                           \
-    {Py_tp_dealloc, pyl_handle_dealloc}, {Py_tp_traverse, pyl_handle_traverse},                \
-        {Py_tp_clear, pyl_handle_clear}, {Py_tp_repr, handle_repr},                            \
-        {Py_tp_members, handle_members}
+#define HANDLE_SLOTS                                                            \
+    {Py_tp_dealloc, pyl_handle_dealloc}, {Py_tp_traverse, pyl_handle_traverse}, \
+        {Py_tp_clear, pyl_handle_clear}, {Py_tp_repr, handle_repr},             \
+    {                                                                           \
+        Py_tp_members, handle_members                                           \
+    }
 
 static PyType_Slot handle_slots[] = {
     HANDLE_SLOTS,
@@ -394,8 +401,8 @@ pyl_handle_types_add(PyObject *module, struct pyl_state *state)
     pyl_handle_add_job_kinds(state);
     if (pyl_add_type(module, &handle_spec, NULL, true, &state->handle_type) < 0 ||
         pyl_add_type(module, &timer_handle_spec, NULL, true, &state->timer_handle_type) < 0 ||
-        pyl_add_type(module, &threadsafe_handle_spec, NULL, true,
-                     &state->threadsafe_handle_type) < 0) {
+        pyl_add_type(module, &threadsafe_handle_spec, NULL, true, &state->threadsafe_handle_type) <
+            0) {
         return -1;
     }
     return 0;

@@ -22,23 +22,24 @@ struct pyl_loop {
     PyObject_HEAD
     struct pyl_state *state; /* never NULL; kept alive by the type */
     struct pyl_worker worker;
-    struct pyl_list siblings;  /* state->loops, while the worker is open */
-    bool is_worker_open;       /* pyl_worker_init() done, pyl_worker_fini() not */
-    atomic_bool is_closed;     /* written under remote_lock, read by any thread relaxed */
+    struct pyl_list siblings; /* state->loops, while the worker is open */
+    bool is_worker_open;      /* pyl_worker_init() done, pyl_worker_fini() not */
+    atomic_bool is_closed;    /* written under remote_lock, read by any thread relaxed */
     bool is_stopping;
-    atomic_bool is_debug;      /* any thread, relaxed */
-    bool is_forked_child;      /* abandoned after fork: every use raises RuntimeError */
-    bool has_own_call_soon;    /* call_soon is overridden in Python, by a subclass or on the instance */
-    bool has_own_clock;        /* time() is overridden: by the class, or set on the instance */
-    bool has_native_tasks;     /* create_task() makes tasks of ours */
-    bool has_blocking_cancel;  /* call_soon_threadsafe() returns a _ThreadSafeHandle (3.14) */
-    bool did_park;             /* the turn gave the GIL away: after_wait ran */
-    atomic_ulong thread_id;    /* PyThread_get_thread_ident() while running, else 0; any thread */
+    atomic_bool is_debug; /* any thread, relaxed */
+    bool is_forked_child; /* abandoned after fork: every use raises RuntimeError */
+    bool
+        has_own_call_soon; /* call_soon is overridden in Python, by a subclass or on the instance */
+    bool has_own_clock;    /* time() is overridden: by the class, or set on the instance */
+    bool has_native_tasks; /* create_task() makes tasks of ours */
+    bool has_blocking_cancel; /* call_soon_threadsafe() returns a _ThreadSafeHandle (3.14) */
+    bool did_park;            /* the turn gave the GIL away: after_wait ran */
+    atomic_ulong thread_id;   /* PyThread_get_thread_ident() while running, else 0; any thread */
     unsigned long owner_thread_id; /* of the thread that ran it last: the reactor's owner */
-    PyThreadState *parked_tstate; /* between before_wait and after_wait */
-    PyObject *raised;          /* BaseException a callback let through: leaves run_forever */
-    PyObject *task_factory;    /* NULL: none */
-    PyObject *current_handle;  /* borrowed; only in debug mode, while its callback runs */
+    PyThreadState *parked_tstate;  /* between before_wait and after_wait */
+    PyObject *raised;              /* BaseException a callback let through: leaves run_forever */
+    PyObject *task_factory;        /* NULL: none */
+    PyObject *current_handle;      /* borrowed; only in debug mode, while its callback runs */
     double slow_callback_duration;
 
     struct pyl_fd_table fds; /* open transports and listeners: see fd_table.h for close() */
@@ -46,17 +47,17 @@ struct pyl_loop {
     /* Descriptors watched by add_reader() and add_writer(), indexed by number; loop_fd.c. */
     struct pyl_watch_entry *watch_table;
     size_t watch_capacity;
-    struct pyl_list watches;   /* every watch whose op is not IDLE, also the removed ones */
+    struct pyl_list watches; /* every watch whose op is not IDLE, also the removed ones */
 
     /* Free-threaded builds: guards is_closed, changes of thread_id, and the queues while no thread
      * runs the loop. Who runs it owns the queues without the lock; others use the inbox. */
     struct pyl_gil_lock remote_lock;
 
-    /* 3.14's _ThreadSafeHandle: cancel() on another thread waits while the callback runs. Never held
-     * while acquiring the GIL. */
+    /* 3.14's _ThreadSafeHandle: cancel() on another thread waits while the callback runs. Never
+     * held while acquiring the GIL. */
     pthread_mutex_t running_lock;
     pthread_cond_t running_done;
-    PyObject *running_handle;  /* guarded by running_lock; borrowed */
+    PyObject *running_handle; /* guarded by running_lock; borrowed */
 };
 
 static inline struct pyl_loop *
@@ -65,8 +66,8 @@ pyl_loop_of_worker(struct pyl_worker *worker)
     return PYL_CONTAINER_OF(worker, struct pyl_loop, worker);
 }
 
-/* True while a callback may be queued without calling loop.call_soon() by name: nothing is overridden and
- * that call would neither raise nor note anything for debugging. */
+/* True while a callback may be queued without calling loop.call_soon() by name: nothing is
+ * overridden and that call would neither raise nor note anything for debugging. */
 static inline bool
 pyl_loop_is_direct(const struct pyl_loop *loop)
 {
@@ -75,8 +76,8 @@ pyl_loop_is_direct(const struct pyl_loop *loop)
              loop->has_own_call_soon);
 }
 
-/* May this thread touch the queues? With the GIL: every thread that holds it. Without: under remote_lock, if
- * no other thread runs the loop. */
+/* May this thread touch the queues? With the GIL: every thread that holds it. Without: under
+ * remote_lock, if no other thread runs the loop. */
 static inline bool
 pyl_loop_owns_queues(const struct pyl_loop *loop)
 {
@@ -103,8 +104,8 @@ void pyl_loop_report(struct pyl_loop *loop, const char *message, const char *key
 /* Called with an exception set, which is consumed, when it must leave run_forever() as it is. */
 void pyl_loop_raise(struct pyl_loop *loop);
 
-/* loop.call_soon(callback, *args) without building an argument tuple; context NULL: the current one.
- * Returns a new Handle, or NULL with an exception. */
+/* loop.call_soon(callback, *args) without building an argument tuple; context NULL: the current
+ * one. Returns a new Handle, or NULL with an exception. */
 PyObject *pyl_loop_call_soon(struct pyl_loop *loop, PyObject *callback, PyObject *const *args,
                              Py_ssize_t count, PyObject *context);
 
@@ -117,19 +118,19 @@ pyl_loop_is_open(const struct pyl_loop *loop)
 /* Raises RuntimeError('Event loop is closed') or the fork error. 0 or -1. */
 int pyl_loop_check_usable(struct pyl_loop *loop);
 
-/* In debug mode: RuntimeError when called from another thread than the one that runs the loop. 0 or -1. */
+/* In debug mode: RuntimeError when called from another thread than the one that runs the loop. 0 or
+ * -1. */
 int pyl_loop_check_thread(struct pyl_loop *loop);
 
-/* Around the run of a callback or a step of a task: in debug mode writes the 'Executing %s took %.3f
- * seconds' warning if it was slow. `start` is 0 outside debug mode; `what` is a Handle or a Task, and is
- * what _format_handle() makes of it. Neither changes the exception that may be set. */
+/* Around the run of a callback or a step of a task: in debug mode writes the 'Executing %s took
+ * %.3f seconds' warning if it was slow. `start` is 0 outside debug mode; `what` is a Handle or a
+ * Task, and is what _format_handle() makes of it. Neither changes the exception that may be set. */
 static inline int64_t
 pyl_loop_slow_start(struct pyl_loop *loop)
 {
-    return atomic_load_explicit(&loop->is_debug, memory_order_relaxed)
-               ? pyl_clock_now_ns()
-               : 0;
+    return atomic_load_explicit(&loop->is_debug, memory_order_relaxed) ? pyl_clock_now_ns() : 0;
 }
+/* See above; `start` as pyl_loop_slow_start() returned it. */
 void pyl_loop_slow_end(struct pyl_loop *loop, int64_t start, PyObject *what);
 
 /* OSError (or the subclass for that errno) from a negative errno; sets it and returns NULL. */

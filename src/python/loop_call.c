@@ -1,5 +1,6 @@
 /*
- * loop_call.c - scheduling: call_soon, call_soon_threadsafe, call_later, call_at, create_future, create_task.
+ * loop_call.c - scheduling: call_soon, call_soon_threadsafe, call_later, call_at, create_future,
+ * create_task.
  *
  * Error texts and checks are asyncio's; in debug mode the checks themselves are BaseEventLoop's.
  */
@@ -100,11 +101,12 @@ check_call(struct pyl_loop *loop, PyObject *callback, const char *method)
 }
 
 /*
- * The way into the ready queue from any thread that may run Python. Steals one reference of the handle.
+ * The way into the ready queue from any thread that may run Python. Steals one reference of the
+ * handle.
  *
- * Holding the GIL makes the queue ours: the loop's thread gives it away only where it does not look at the
- * queue. So everything keeps one order, as in asyncio. Without a GIL only the thread that runs the loop
- * may touch the queue, or anybody while none does, and others go through the inbox.
+ * Holding the GIL makes the queue ours: the loop's thread gives it away only where it does not look
+ * at the queue. So everything keeps one order, as in asyncio. Without a GIL only the thread that
+ * runs the loop may touch the queue, or anybody while none does, and others go through the inbox.
  *
  * Returns: 0, or -1 with an exception when the loop is closed.
  */
@@ -166,7 +168,8 @@ pyl_loop_py_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, P
     return pyl_loop_call_soon(loop, call.callback, call.args, call.count, call.context);
 }
 
-/* loop.call_soon_threadsafe(callback, *args, context=None). Any thread, and signal handlers of Python. */
+/* loop.call_soon_threadsafe(callback, *args, context=None). Any thread, and signal handlers of
+ * Python. */
 PyObject *
 pyl_loop_py_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t count,
                                  PyObject *names)
@@ -338,8 +341,9 @@ PyObject *
 pyl_loop_py_create_future(PyObject *self, PyObject *unused)
 {
     struct pyl_loop *loop = loop_of(self);
-    return PYL_LIKELY(loop->has_native_tasks) ? pyl_future_new(loop)
-                                              : with_keyword_loop(loop, loop->state->asyncio_future);
+    return PYL_LIKELY(loop->has_native_tasks)
+               ? pyl_future_new(loop)
+               : with_keyword_loop(loop, loop->state->asyncio_future);
 }
 
 struct task_call {
@@ -375,8 +379,8 @@ parse_task_call(struct pyl_loop *loop, PyObject *const *args, PyObject *names,
     return 1;
 }
 
-/* loop.create_task(coro, *, name=None, context=None, **kwargs): factories, asyncio's own tasks and whatever is
- * unusual are _create_task_slow()'s, in Python. */
+/* loop.create_task(coro, *, name=None, context=None, **kwargs): factories, asyncio's own tasks and
+ * whatever is unusual are _create_task_slow()'s, in Python. */
 PyObject *
 pyl_loop_py_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {

@@ -1,12 +1,13 @@
 /*
- * loop_fd.c - descriptors that belong to the user: add_reader(), add_writer(), and the one-shot waits under
- * sock_recv() and its kind.
+ * loop_fd.c - descriptors that belong to the user: add_reader(), add_writer(), and the one-shot
+ * waits under sock_recv() and its kind.
  *
- * Every registration is a `watch`: one POLL op and what to do when it completes. The user may close the
- * descriptor as soon as the registration is removed, and get the same number again before the cancelled op has
- * ended; therefore a watch is never reused, and the table forgets it at once.
+ * Every registration is a `watch`: one POLL op and what to do when it completes. The user may close
+ * the descriptor as soon as the registration is removed, and get the same number again before the
+ * cancelled op has ended; therefore a watch is never reused, and the table forgets it at once.
  *
- * Invariant: a watch is in loop->watches exactly while its op is not IDLE, and is freed when it leaves.
+ * Invariant: a watch is in loop->watches exactly while its op is not IDLE, and is freed when it
+ * leaves.
  */
 #include "python/loop_internal.h"
 
@@ -22,9 +23,10 @@ struct watch {
     struct pyl_op op;
     struct pyl_list link; /* loop->watches */
     struct pyl_loop *loop;
-    PyObject *target;     /* strong: Handle of a reader or writer, future of a one-shot; NULL: removed */
+    PyObject
+        *target; /* strong: Handle of a reader or writer, future of a one-shot; NULL: removed */
     int side;
-    struct poll *poll;    /* one-shot: its name in Python, borrowed; NULL when that is gone */
+    struct poll *poll; /* one-shot: its name in Python, borrowed; NULL when that is gone */
 };
 
 /* `_core.Poll`: what _poll_start() returns, only to be stopped. */
@@ -98,7 +100,8 @@ fd_of_object(PyObject *object)
     return (int)fd;
 }
 
-/* What epoll_ctl(2) would refuse, on every backend alike: not open, a regular file, a folder. 0 or -1. */
+/* What epoll_ctl(2) would refuse, on every backend alike: not open, a regular file, a folder. 0 or
+ * -1. */
 static int
 check_pollable(int fd)
 {
@@ -409,7 +412,8 @@ pyl_loop_py_check_fd_free(PyObject *self, PyObject *const *args, Py_ssize_t coun
     Py_RETURN_NONE;
 }
 
-/* _poll_start(fd, events, future): completes the future when the descriptor is ready. Returns a Poll. */
+/* _poll_start(fd, events, future): completes the future when the descriptor is ready. Returns a
+ * Poll. */
 PyObject *
 pyl_loop_py_poll_start(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {

@@ -1,6 +1,6 @@
 /*
- * loop_internal.h - the parts of the loop to one another: loop_type.c owns the type, loop_run.c runs it,
- * loop_call.c schedules, loop_fd.c watches descriptors.
+ * loop_internal.h - the parts of the loop to one another: loop_type.c owns the type, loop_run.c
+ * runs it, loop_call.c schedules, loop_fd.c watches descriptors.
  */
 #ifndef PYL_PYTHON_LOOP_INTERNAL_H
 #define PYL_PYTHON_LOOP_INTERNAL_H

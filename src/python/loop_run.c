@@ -1,9 +1,9 @@
 /*
  * loop_run.c - run_forever's inner loop: turns, the GIL around waits, signals.
  *
- * The GIL is held for the whole of a turn and given away only around a wait that may block. A loop that
- * never blocks still looks at signals after every turn, and lets other threads have the GIL every
- * GIL_SHARE_NS.
+ * The GIL is held for the whole of a turn and given away only around a wait that may block. A loop
+ * that never blocks still looks at signals after every turn, and lets other threads have the GIL
+ * every GIL_SHARE_NS.
  */
 #include "python/loop_internal.h"
 

@@ -1,9 +1,10 @@
 /*
  * loop_type.c - the type `_core.LoopCore`: life, attributes, method table.
  *
- * pyloop.Loop derives from it and from asyncio.BaseEventLoop. Attributes that BaseEventLoop keeps in
- * `__dict__` and that C needs (_closed, _stopping, _thread_id, _debug, _task_factory, _current_handle) are
- * data descriptors here, so both see one value.
+ * pyloop.Loop derives from it and from asyncio.BaseEventLoop. Attributes that BaseEventLoop keeps
+ * in
+ * `__dict__` and that C needs (_closed, _stopping, _thread_id, _debug, _task_factory,
+ * _current_handle) are data descriptors here, so both see one value.
  *
  * Invariant: the loop is in state->loops exactly while its worker is open.
  */
@@ -30,8 +31,9 @@ pyl_loop_check_usable(struct pyl_loop *loop)
         return 0;
     }
     if (loop->is_forked_child) {
-        PyErr_SetString(PyExc_RuntimeError, "this event loop was made before fork() and belongs to the "
-                                            "parent process; make a new one in the child");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this event loop was made before fork() and belongs to the "
+                        "parent process; make a new one in the child");
     } else {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
     }
@@ -91,7 +93,8 @@ raise_backend_error(const char *backend, int error, const char *cause)
         pyl_raise_errno(error);
     } else {
         PyErr_Format(PyExc_RuntimeError, "event loop backend '%s' is not available: %s",
-                     backend != NULL ? backend : "auto", cause[0] != '\0' ? cause : strerror(-error));
+                     backend != NULL ? backend : "auto",
+                     cause[0] != '\0' ? cause : strerror(-error));
     }
 }
 
@@ -126,8 +129,7 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
     loop->has_native_tasks = has_native_tasks;
     char cause[PYL_REACTOR_CAUSE_SIZE] = "";
     struct pyl_reactor_options options = {.backend = backend};
-    int error =
-        pyl_worker_init(&loop->worker, &options, &pyl_loop_hooks, cause, sizeof(cause));
+    int error = pyl_worker_init(&loop->worker, &options, &pyl_loop_hooks, cause, sizeof(cause));
     if (error < 0) {
         raise_backend_error(backend, error, cause);
         return -1;
@@ -243,8 +245,8 @@ visit_jobs(struct pyl_loop *loop, struct pyl_inbox_node *node, visitproc visit, 
     return 0;
 }
 
-/* The queues belong to the loop: without this, a loop that is forgotten with work queued would never be
- * collected. */
+/* The queues belong to the loop: without this, a loop that is forgotten with work queued would
+ * never be collected. */
 static int
 visit_queues(struct pyl_loop *loop, visitproc visit, void *arg)
 {
@@ -311,7 +313,8 @@ loop_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* What is queued is dropped with the loop, not before: letting Python objects go may run any code. */
+/* What is queued is dropped with the loop, not before: letting Python objects go may run any code.
+ */
 static void
 loop_abandon(struct pyl_loop *loop)
 {
@@ -327,8 +330,8 @@ loop_abandon(struct pyl_loop *loop)
     pyl_worker_interrupt(worker);
 }
 
-/* `_core._abandon_loops()`: in the child of a fork, makes every loop of the parent's unusable and cuts it off from
- * the kernel. Returns how many there were. */
+/* `_core._abandon_loops()`: in the child of a fork, makes every loop of the parent's unusable and
+ * cuts it off from the kernel. Returns how many there were. */
 PyObject *
 pyl_loop_abandon_all(PyObject *module, PyObject *unused)
 {
@@ -608,8 +611,8 @@ static PyType_Slot loop_slots[] = {
 static PyType_Spec loop_spec = {
     .name = "pyloop._core.LoopCore",
     .basicsize = sizeof(struct pyl_loop),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = loop_slots,
 };
 

@@ -17,14 +17,8 @@ typedef int add_fn(PyObject *module, struct pyl_state *state);
 
 /* In order; a type used as a base stands before the types derived from it. */
 static add_fn *const add_functions[] = {
-    pyl_handle_types_add,
-    pyl_poll_type_add,
-    pyl_loop_type_add,
-    pyl_transport_type_add,
-    pyl_listener_type_add,
-    pyl_future_types_add,
-    pyl_task_type_add,
-    pyl_http_types_add,
+    pyl_handle_types_add,  pyl_poll_type_add,    pyl_loop_type_add, pyl_transport_type_add,
+    pyl_listener_type_add, pyl_future_types_add, pyl_task_type_add, pyl_http_types_add,
 };
 
 struct pyl_state *
@@ -166,17 +160,17 @@ static int
 state_init(struct pyl_state *state)
 {
     pyl_list_init(&state->loops);
-#define PYL_STRING_INIT(name)                                                                  \
-    state->str.name = PyUnicode_InternFromString(#name);                                       \
-    if (state->str.name == NULL) {                                                             \
-        return -1;                                                                             \
+#define PYL_STRING_INIT(name)                            \
+    state->str.name = PyUnicode_InternFromString(#name); \
+    if (state->str.name == NULL) {                       \
+        return -1;                                       \
     }
     PYL_STRINGS(PYL_STRING_INIT)
 #undef PYL_STRING_INIT
-#define PYL_IMPORT_INIT(name, module, attribute, is_required)                                  \
-    state->name = import_attribute(module, attribute, is_required);                            \
-    if (state->name == NULL && PyErr_Occurred()) {                                             \
-        return -1;                                                                             \
+#define PYL_IMPORT_INIT(name, module, attribute, is_required)       \
+    state->name = import_attribute(module, attribute, is_required); \
+    if (state->name == NULL && PyErr_Occurred()) {                  \
+        return -1;                                                  \
     }
     PYL_IMPORTS(PYL_IMPORT_INIT)
 #undef PYL_IMPORT_INIT
@@ -249,13 +243,7 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
+    PYL_MODULE_SLOTS{0, NULL},
 };
 
 static struct PyModuleDef module_def = {

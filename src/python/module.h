@@ -1,6 +1,6 @@
 /*
- * module.h - what every file of the extension shares: module state, type registration. First include
- * of every file in this folder.
+ * module.h - what every file of the extension shares: module state, type registration. First
+ * include of every file in this folder.
  *
  * All Python objects hang off the module state: no static types, no static PyObject pointers.
  */
@@ -18,69 +18,69 @@
 #include "python/task_state.h"
 
 /* One row per string used as an attribute, method or keyword name on a hot path. */
-#define PYL_STRINGS(X)                                                                         \
-    X(call_exception_handler)                                                                  \
-    X(connection_made)                                                                         \
-    X(connection_lost)                                                                         \
-    X(data_received)                                                                           \
-    X(eof_received)                                                                            \
-    X(get_buffer)                                                                              \
-    X(buffer_updated)                                                                          \
-    X(pause_writing)                                                                           \
-    X(resume_writing)                                                                          \
-    X(call_soon)                                                                               \
-    X(context)                                                                                 \
-    X(loop)                                                                                    \
-    X(name)                                                                                    \
-    X(eager_start)                                                                             \
-    X(_asyncio_future_blocking)                                                                \
-    X(add_done_callback)                                                                       \
-    X(get_loop)                                                                                \
-    X(cancel)                                                                                  \
-    X(throw)                                                                                   \
-    X(send)                                                                                    \
-    X(message)                                                                                 \
-    X(exception)                                                                               \
-    X(protocol)                                                                                \
-    X(transport)                                                                               \
-    X(handle)                                                                                  \
-    X(source_traceback)                                                                        \
-    X(socket)                                                                                  \
-    X(sockname)                                                                                \
-    X(type)                                                                                    \
-    X(status)                                                                                  \
-    X(headers)                                                                                 \
-    X(body)                                                                                    \
-    X(more_body)                                                                               \
-    X(asgi)                                                                                    \
-    X(http_version)                                                                            \
-    X(server)                                                                                  \
-    X(client)                                                                                  \
-    X(method)                                                                                  \
-    X(path)                                                                                    \
-    X(raw_path)                                                                                \
-    X(query_string)                                                                            \
-    X(state)                                                                                   \
-    X(peername)                                                                                \
-    X(get_debug)                                                                               \
-    X(is_running)                                                                              \
-    X(_loop)                                                                                   \
-    X(result)                                                                                  \
-    X(msg)                                                                                     \
-    X(task)                                                                                    \
-    X(future)                                                                                  \
-    X(PENDING)                                                                                 \
-    X(CANCELLED)                                                                               \
-    X(FINISHED)                                                                                \
-    X(time)                                                                                    \
-    X(run)                                                                                     \
-    X(done)                                                                                    \
-    X(set_result)                                                                              \
-    X(_when)                                                                                   \
-    X(_callback)                                                                               \
-    X(_args)                                                                                   \
-    X(_cancelled)                                                                              \
-    X(_check_callback)                                                                         \
+#define PYL_STRINGS(X)          \
+    X(call_exception_handler)   \
+    X(connection_made)          \
+    X(connection_lost)          \
+    X(data_received)            \
+    X(eof_received)             \
+    X(get_buffer)               \
+    X(buffer_updated)           \
+    X(pause_writing)            \
+    X(resume_writing)           \
+    X(call_soon)                \
+    X(context)                  \
+    X(loop)                     \
+    X(name)                     \
+    X(eager_start)              \
+    X(_asyncio_future_blocking) \
+    X(add_done_callback)        \
+    X(get_loop)                 \
+    X(cancel)                   \
+    X(throw)                    \
+    X(send)                     \
+    X(message)                  \
+    X(exception)                \
+    X(protocol)                 \
+    X(transport)                \
+    X(handle)                   \
+    X(source_traceback)         \
+    X(socket)                   \
+    X(sockname)                 \
+    X(type)                     \
+    X(status)                   \
+    X(headers)                  \
+    X(body)                     \
+    X(more_body)                \
+    X(asgi)                     \
+    X(http_version)             \
+    X(server)                   \
+    X(client)                   \
+    X(method)                   \
+    X(path)                     \
+    X(raw_path)                 \
+    X(query_string)             \
+    X(state)                    \
+    X(peername)                 \
+    X(get_debug)                \
+    X(is_running)               \
+    X(_loop)                    \
+    X(result)                   \
+    X(msg)                      \
+    X(task)                     \
+    X(future)                   \
+    X(PENDING)                  \
+    X(CANCELLED)                \
+    X(FINISHED)                 \
+    X(time)                     \
+    X(run)                      \
+    X(done)                     \
+    X(set_result)               \
+    X(_when)                    \
+    X(_callback)                \
+    X(_args)                    \
+    X(_cancelled)               \
+    X(_check_callback)          \
     X(_create_task_slow)
 
 struct pyl_strings {
@@ -90,61 +90,61 @@ struct pyl_strings {
 };
 
 /* One row per type of ours; NULL until its pyl_*_add() ran. Rows are traversed and cleared. */
-#define PYL_TYPES(X)                                                                           \
-    X(loop_type)              /* loop_type.c */                                                \
-    X(poll_type)              /* loop_fd.c */                                                  \
-    X(handle_type)            /* handle_type.c */                                              \
-    X(timer_handle_type)                                                                       \
-    X(threadsafe_handle_type)                                                                  \
-    X(future_type)            /* future_type.c */                                              \
-    X(future_iter_type)                                                                        \
-    X(task_type)              /* task_type.c */                                                \
-    X(transport_type)         /* transport_type.c */                                           \
-    X(listener_type)          /* listener_type.c: what _start_serving returns */               \
-    X(http_server_type)       /* http_server_type.c */                                         \
-    X(http_listener_type)     /* http_listen.c */                                              \
-    X(http_connection_type)   /* http_connection.c */                                          \
-    X(http_request_type)      /* http_request.c */                                             \
-    X(http_call_type)         /* http_request.c: receive and send */                           \
-    X(http_ready_type)        /* http_wait.c */                                                \
-    X(http_wait_type)                                                                          \
+#define PYL_TYPES(X)                                                           \
+    X(loop_type)   /* loop_type.c */                                           \
+    X(poll_type)   /* loop_fd.c */                                             \
+    X(handle_type) /* handle_type.c */                                         \
+    X(timer_handle_type)                                                       \
+    X(threadsafe_handle_type)                                                  \
+    X(future_type) /* future_type.c */                                         \
+    X(future_iter_type)                                                        \
+    X(task_type)            /* task_type.c */                                  \
+    X(transport_type)       /* transport_type.c */                             \
+    X(listener_type)        /* listener_type.c: what _start_serving returns */ \
+    X(http_server_type)     /* http_server_type.c */                           \
+    X(http_listener_type)   /* http_listen.c */                                \
+    X(http_connection_type) /* http_connection.c */                            \
+    X(http_request_type)    /* http_request.c */                               \
+    X(http_call_type)       /* http_request.c: receive and send */             \
+    X(http_ready_type)      /* http_wait.c */                                  \
+    X(http_wait_type)                                                          \
     X(http_disconnected_type) /* pyloop.ClientDisconnected */
 
 /* One row per object borrowed at import: field, module, attribute, whether it must exist (otherwise
  * the field is NULL on versions without it). */
-#define PYL_IMPORTS(X)                                                                         \
-    X(asyncio_handle, "asyncio.events", "Handle", true) /* for the __class__ getters */        \
-    X(asyncio_timer_handle, "asyncio.events", "TimerHandle", true)                             \
-    X(asyncio_threadsafe_handle, "asyncio.events", "_ThreadSafeHandle", false) /* 3.14 */      \
-    X(asyncio_future, "asyncio.futures", "Future", true)                                       \
-    X(asyncio_task, "asyncio.tasks", "Task", true)                                             \
-    X(asyncio_flow_control, "asyncio.transports", "_FlowControlMixin", true)                   \
-    X(asyncio_buffered_protocol, "asyncio.protocols", "BufferedProtocol", true)                \
-    X(asyncio_transport_socket, "asyncio.trsock", "TransportSocket", true)                     \
-    X(asyncio_sendfile_mode, "asyncio.constants", "_SendfileMode", true)                       \
-    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled", true)    \
-    X(socket_class, "socket", "socket", true)                                                  \
-    X(asyncio_logger, "asyncio.log", "logger", true)                                           \
-    X(cancelled_error, "asyncio.exceptions", "CancelledError", true)                           \
-    X(invalid_state_error, "asyncio.exceptions", "InvalidStateError", true)                    \
-    X(format_callback_source, "asyncio.format_helpers", "_format_callback_source", true)       \
-    X(extract_stack, "asyncio.format_helpers", "extract_stack", true)                          \
-    X(format_handle, "asyncio.base_events", "_format_handle", true)                            \
-    X(swap_current_task, "asyncio.tasks", "_swap_current_task", false) /* 3.12 */              \
-    X(enter_task, "asyncio.tasks", "_enter_task", true)                                        \
-    X(leave_task, "asyncio.tasks", "_leave_task", true)                                        \
-    X(register_task, "asyncio.tasks", "_register_task", true)                                  \
-    X(unregister_task, "asyncio.tasks", "_unregister_task", true)                              \
-    X(register_eager_task, "asyncio.tasks", "_register_eager_task", false) /* 3.12 */            \
-    X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task", false)                 \
-    X(current_tasks, "asyncio.tasks", "_current_tasks", false) /* NULL from 3.14 on */        \
-    X(iscoroutine, "asyncio.coroutines", "iscoroutine", true)                                  \
-    X(future_repr_info, "asyncio.base_futures", "_future_repr_info", true)                     \
-    X(task_repr_info, "asyncio.base_tasks", "_task_repr_info", true)                           \
-    X(task_get_stack, "asyncio.base_tasks", "_task_get_stack", true)                           \
-    X(task_print_stack, "asyncio.base_tasks", "_task_print_stack", true)                       \
-    X(get_event_loop, "asyncio.events", "get_event_loop", true)                                \
-    X(get_running_loop, "asyncio.events", "_get_running_loop", true)                           \
+#define PYL_IMPORTS(X)                                                                      \
+    X(asyncio_handle, "asyncio.events", "Handle", true) /* for the __class__ getters */     \
+    X(asyncio_timer_handle, "asyncio.events", "TimerHandle", true)                          \
+    X(asyncio_threadsafe_handle, "asyncio.events", "_ThreadSafeHandle", false) /* 3.14 */   \
+    X(asyncio_future, "asyncio.futures", "Future", true)                                    \
+    X(asyncio_task, "asyncio.tasks", "Task", true)                                          \
+    X(asyncio_flow_control, "asyncio.transports", "_FlowControlMixin", true)                \
+    X(asyncio_buffered_protocol, "asyncio.protocols", "BufferedProtocol", true)             \
+    X(asyncio_transport_socket, "asyncio.trsock", "TransportSocket", true)                  \
+    X(asyncio_sendfile_mode, "asyncio.constants", "_SendfileMode", true)                    \
+    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled", true) \
+    X(socket_class, "socket", "socket", true)                                               \
+    X(asyncio_logger, "asyncio.log", "logger", true)                                        \
+    X(cancelled_error, "asyncio.exceptions", "CancelledError", true)                        \
+    X(invalid_state_error, "asyncio.exceptions", "InvalidStateError", true)                 \
+    X(format_callback_source, "asyncio.format_helpers", "_format_callback_source", true)    \
+    X(extract_stack, "asyncio.format_helpers", "extract_stack", true)                       \
+    X(format_handle, "asyncio.base_events", "_format_handle", true)                         \
+    X(swap_current_task, "asyncio.tasks", "_swap_current_task", false) /* 3.12 */           \
+    X(enter_task, "asyncio.tasks", "_enter_task", true)                                     \
+    X(leave_task, "asyncio.tasks", "_leave_task", true)                                     \
+    X(register_task, "asyncio.tasks", "_register_task", true)                               \
+    X(unregister_task, "asyncio.tasks", "_unregister_task", true)                           \
+    X(register_eager_task, "asyncio.tasks", "_register_eager_task", false) /* 3.12 */       \
+    X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task", false)              \
+    X(current_tasks, "asyncio.tasks", "_current_tasks", false) /* NULL from 3.14 on */      \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine", true)                               \
+    X(future_repr_info, "asyncio.base_futures", "_future_repr_info", true)                  \
+    X(task_repr_info, "asyncio.base_tasks", "_task_repr_info", true)                        \
+    X(task_get_stack, "asyncio.base_tasks", "_task_get_stack", true)                        \
+    X(task_print_stack, "asyncio.base_tasks", "_task_print_stack", true)                    \
+    X(get_event_loop, "asyncio.events", "get_event_loop", true)                             \
+    X(get_running_loop, "asyncio.events", "_get_running_loop", true)                        \
     X(set_running_loop, "asyncio.events", "_set_running_loop", true)
 
 struct pyl_job;
@@ -153,8 +153,9 @@ typedef void pyl_job_fn(struct pyl_job *job);
 /* A job embedded in a Python object that the queue keeps alive with one reference. */
 struct pyl_job_kind {
     pyl_job_fn *run;
-    size_t offset;    /* of the struct pyl_job in the object */
-    pyl_job_fn *drop; /* what happens to the job, and the reference, when the loop closes; NULL: decref */
+    size_t offset; /* of the struct pyl_job in the object */
+    pyl_job_fn
+        *drop; /* what happens to the job, and the reference, when the loop closes; NULL: decref */
 };
 
 enum { PYL_JOB_KINDS_MAX = 16 };
@@ -184,11 +185,12 @@ struct pyl_state {
     struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */
 };
 
-/* For the garbage collector and for close(): jobs with this run function sit at `offset` in a Python object,
- * and being queued (in the ready queue, the deferred queue or as a timer) holds one reference to it.
- * To be called by the pyl_*_add() of the type. */
+/* For the garbage collector and for close(): jobs with this run function sit at `offset` in a
+ * Python object, and being queued (in the ready queue, the deferred queue or as a timer) holds one
+ * reference to it. To be called by the pyl_*_add() of the type. */
 void pyl_state_add_job_kind(struct pyl_state *state, pyl_job_fn *run, size_t offset);
-/* The same for a type that must know when its job will never run: `drop` takes over the reference. */
+/* The same for a type that must know when its job will never run: `drop` takes over the reference.
+ */
 void pyl_state_add_job_kind_with_drop(struct pyl_state *state, pyl_job_fn *run, size_t offset,
                                       pyl_job_fn *drop);
 /* Lets go of a job taken out of its queue. */
@@ -196,8 +198,8 @@ void pyl_state_drop_job(struct pyl_state *state, struct pyl_job *job);
 /* The object a queued job belongs to (borrowed), or NULL for a job that no Python object owns. */
 PyObject *pyl_state_job_owner(struct pyl_state *state, struct pyl_job *job);
 
-/* From a module, from one of our heap types, or from an instance of a subclass of one (slow: cache it
- * in long-lived objects). */
+/* From a module, from one of our heap types, or from an instance of a subclass of one (slow: cache
+ * it in long-lived objects). */
 struct pyl_state *pyl_state_of_module(PyObject *module);
 struct pyl_state *pyl_state_of_type(PyTypeObject *type);
 
