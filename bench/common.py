@@ -306,6 +306,7 @@ class Plan:
     cores: Cores = field(default_factory=choose_cores)
     retries_left: int = RETRIES_PER_RUN
     skipped: dict[str, str] = field(default_factory=dict)  # variant: why
+    uncounted: dict[str, str] = field(default_factory=dict)  # "case, variant": why
 
 
 def say(text: str) -> None:

@@ -71,6 +71,7 @@ def document(suite: str, plan: Plan, samples: list[Sample], baseline: str, comma
         "quick": plan.quick,
         "counting": counting,
         "skipped": plan.skipped,
+        "uncounted": plan.uncounted,
         "disturbed_samples": sum(s.disturbed > plan.disturbed_max for s in samples),
         "machine": machine(plan.cores),
         "versions": versions(plan.python),
@@ -121,6 +122,9 @@ def _preamble(result: dict) -> list[str]:
     if result["skipped"]:
         skipped = "; ".join(f"{name} ({why})" for name, why in result["skipped"].items())
         lines.append(f"**Skipped:** {skipped}.")
+    if result["uncounted"]:
+        uncounted = "; ".join(f"{name} ({why})" for name, why in result["uncounted"].items())
+        lines.append(f"**User instructions not known:** {uncounted}.")
     if result["quick"]:
         lines.append("**Quick mode: shows that the bench works, not how fast anything is.**")
     return lines

@@ -173,7 +173,7 @@ def run(plan: Plan) -> list[Sample]:
         source = counters.instruction_source(plan.instructions)[0]
         if source == "cachegrind" and parse(case)[1] > 0 and found:
             counters.add_instructions(
-                found, some, lambda name, case=case: cachegrind(name, case, plan)
+                plan, found, some, lambda name, case=case: cachegrind(name, case, plan)
             )
         samples += found
     return samples

@@ -218,7 +218,7 @@ def run(plan: Plan) -> list[Sample]:
         found = list(interleave(plan, case, names, one))
         if case != "idle" and counters.instruction_source(plan.instructions)[0] == "cachegrind":
             counters.add_instructions(
-                found, names, lambda name, case=case: cachegrind(name, case, plan)
+                plan, found, names, lambda name, case=case: cachegrind(name, case, plan)
             )
         samples += found
     return samples

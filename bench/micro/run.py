@@ -77,10 +77,14 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
     def run(operations: int) -> int:
         tool = counters.Cachegrind()
         argv = [plan.python, "-m", "bench.micro.child", variant, case, str(operations)]
-        child = subprocess.run(
-            tool.command(argv), capture_output=True, text=True,
-            env={**os.environ, **counters.CACHEGRIND_ENVIRONMENT},
-        )  # fmt: skip
+        try:
+            child = subprocess.run(
+                tool.command(argv), capture_output=True, text=True,
+                env={**os.environ, **counters.CACHEGRIND_ENVIRONMENT},
+                timeout=counters.CACHEGRIND_SECONDS,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise BenchError("does not end under Valgrind") from None
         if child.returncode != 0:
             raise BenchError(f"{variant} {case} under Cachegrind: {child.stderr.strip()}")
         return tool.instructions()
@@ -104,7 +108,7 @@ def run(plan: Plan) -> list[Sample]:
         )
         if counters.instruction_source(plan.instructions)[0] == "cachegrind":
             counters.add_instructions(
-                found, names, lambda name, case=case: cachegrind(name, case, plan)
+                plan, found, names, lambda name, case=case: cachegrind(name, case, plan)
             )
         samples += found
     return samples
