@@ -110,8 +110,9 @@ is_disconnect(struct pyl_state *state, PyObject *exception, int depth)
     PyErr_Clear();
     Py_XDECREF(members);
     PyObject *cause = PyException_GetCause(exception);
-    PyObject *context = cause == NULL ? PyException_GetContext(exception) : cause;
-    bool is_due = is_disconnect(state, context, depth + 1);
+    PyObject *context = PyException_GetContext(exception);
+    bool is_due = is_disconnect(state, cause, depth + 1) || is_disconnect(state, context, depth + 1);
+    Py_XDECREF(cause);
     Py_XDECREF(context);
     return is_due;
 }
@@ -169,7 +170,10 @@ on_task_done(PyObject *task, void *user)
     Py_CLEAR(request->task);
 
     int kind = pyl_future_outcome(task, true, &outcome);
-    if (kind == 1) {
+    if (kind == 1 && (PyErr_GivenExceptionMatches(outcome, PyExc_KeyboardInterrupt) ||
+                      PyErr_GivenExceptionMatches(outcome, PyExc_SystemExit))) {
+        Py_DECREF(outcome); /* on its way through the loop by itself */
+    } else if (kind == 1) {
         PyErr_SetRaisedException(outcome);
         report_failure(request);
     } else if (kind == 0) {

@@ -178,6 +178,7 @@ task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *contex
     }
     if (pyl_future_init_native(&task->future, loop) < 0 ||
         task_setup(task, coro, name, context) < 0 || start(task) < 0) {
+        task->future.log_traceback = false; /* our caller gets the exception */
         Py_DECREF(task);
         return NULL;
     }
