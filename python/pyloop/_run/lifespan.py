@@ -2,6 +2,8 @@
 
 import asyncio
 
+from .load import describe
+
 
 class LifespanFailed(Exception):
     """The application reported, or raised, that it cannot start."""
@@ -74,14 +76,14 @@ class Lifespan:
     def _raised(self, error):
         if self._started.is_set():
             if self._is_supported:
-                self._failure = self._failure or f"{type(error).__name__}: {error}"
+                self._failure = self._failure or describe(error)
                 self._log.error("Exception in the lifespan of the application", exc_info=error)
             return
         if self._failure is not None:
             return  # raised after it said startup.failed
         self._is_supported = False
         if self._mode == "on":
-            self._failure = f"{type(error).__name__}: {error}"
+            self._failure = describe(error)
             self._log.debug("Exception in the lifespan of the application", exc_info=error)
         else:
             self._log.info("ASGI 'lifespan' protocol appears unsupported.")
