@@ -29,6 +29,7 @@ struct watch {
     struct sigaction before;                    /* owner */
 };
 
+/* tidy: global because signal dispositions are the process's. */
 static struct watch watches[PYL_SIGNAL_MAX + 1];
 
 static void poll_complete(struct pyl_op *op, const struct pyl_event *event);

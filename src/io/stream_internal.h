@@ -31,6 +31,7 @@ void pyl_stream_drop_queue(struct pyl_stream *stream);
 /* Sends FIN if that is wanted and the queue is empty. */
 void pyl_stream_try_shutdown(struct pyl_stream *stream);
 
+/* The SEND op's callback. */
 void pyl_stream_send_complete(struct pyl_op *op, const struct pyl_event *event);
 
 #endif

@@ -1,19 +1,19 @@
 /*
  * http1.c - drives llhttp over the bytes of one connection and keeps the head of one request.
  *
- * Positions: slices count from the first byte of the request (empty lines before it included), so a head
- * that comes in pieces is the same to the callbacks as one that comes whole. The pieces are kept
- * only if the head is not complete at the end of a call.
+ * Positions: slices count from the first byte of the request (empty lines before it included), so a
+ * head that comes in pieces is the same to the callbacks as one that comes whole. The pieces are
+ * kept only if the head is not complete at the end of a call.
  *
- * Limits take precedence over llhttp's verdict whenever the position of that verdict lies beyond the
- * limit; that is what makes the outcome independent of where the stream is cut.
+ * Limits take precedence over llhttp's verdict whenever the position of that verdict lies beyond
+ * the limit; that is what makes the outcome independent of where the stream is cut.
  */
 #include "proto/http1.h"
 
+#include "base/alloc.h"
 #include "base/check.h"
 #include "proto/http1_check.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { FREE_HEADS_MAX = 16, PIECES_KEPT_MAX = 4096 };
@@ -31,8 +31,8 @@ parser_of(llhttp_t *ll)
 static void
 head_destroy(struct pyl_http1_head *head)
 {
-    free(head->pieces);
-    free(head);
+    pyl_free(head->pieces);
+    pyl_free(head);
 }
 
 static struct pyl_http1_head *
@@ -43,7 +43,7 @@ head_take(struct pyl_http1_shared *shared)
         shared->free_heads = head->next_free;
         shared->free_head_count--;
     } else {
-        head = malloc(sizeof(*head));
+        head = pyl_alloc(sizeof(*head));
         if (head == NULL) {
             return NULL;
         }
@@ -75,7 +75,7 @@ pyl_http1_drop_head(struct pyl_http1 *parser)
         return;
     }
     if (head->pieces_capacity > PIECES_KEPT_MAX) {
-        free(head->pieces);
+        pyl_free(head->pieces);
         head->pieces = NULL;
         head->pieces_capacity = 0;
     }
@@ -94,7 +94,7 @@ head_keep(struct pyl_http1_head *head, const uint8_t *data, size_t size)
         while (capacity < needed) {
             capacity *= 2;
         }
-        uint8_t *pieces = realloc(head->pieces, capacity);
+        uint8_t *pieces = pyl_realloc(head->pieces, capacity);
         if (pieces == NULL) {
             return false;
         }
@@ -136,7 +136,8 @@ pyl_http1_shared_fini(struct pyl_http1_shared *shared)
     shared->free_head_count = 0;
 }
 
-/* --- llhttp's callbacks ------------------------------------------------------------------------- */
+/* --- llhttp's callbacks -------------------------------------------------------------------------
+ */
 
 static int
 fail(struct pyl_http1 *parser, uint16_t status, const char *reason)
@@ -325,7 +326,8 @@ static const llhttp_settings_t SETTINGS = {
     .on_message_complete = on_message_complete,
 };
 
-/* --- the parser ----------------------------------------------------------------------------------- */
+/* --- the parser
+ * ----------------------------------------------------------------------------------- */
 
 void
 pyl_http1_init(struct pyl_http1 *parser, struct pyl_http1_shared *shared)
@@ -378,7 +380,8 @@ status_of_bad_method(const struct pyl_http1 *parser, const uint8_t *end)
     return has_method ? 501 : 400;
 }
 
-/* llhttp stopped with an error before the head was complete; `end` is behind the byte it did not like. */
+/* llhttp stopped with an error before the head was complete; `end` is behind the byte it did not
+ * like. */
 static void
 fail_head(struct pyl_http1 *parser, llhttp_errno_t error, const uint8_t *end)
 {
@@ -394,7 +397,8 @@ fail_head(struct pyl_http1 *parser, llhttp_errno_t error, const uint8_t *end)
     }
 }
 
-/* `size` bytes of the head are now known. Returns false after reporting a limit that they exceed. */
+/* `size` bytes of the head are now known. Returns false after reporting a limit that they exceed.
+ */
 static bool
 check_head_size(struct pyl_http1 *parser, size_t size)
 {
@@ -471,7 +475,8 @@ finish_head(struct pyl_http1 *parser, const uint8_t *end)
     return true;
 }
 
-/* Parses head bytes from `data`. Returns true when the head is complete, with the position behind it. */
+/* Parses head bytes from `data`. Returns true when the head is complete, with the position behind
+ * it. */
 static bool
 parse_head(struct pyl_http1 *parser, const uint8_t *data, size_t size, const uint8_t **ret_end)
 {

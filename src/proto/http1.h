@@ -1,7 +1,7 @@
 /*
  * http1.h - HTTP/1.x request parsing for a server: bytes in, events out. Pure: no fd, no clock, no
- * Python. Framing is llhttp's with all leniency off; what llhttp does not enforce is checked here: Host,
- * version and protocol, target forms, Transfer-Encoding, sizes, counts, trailers.
+ * Python. Framing is llhttp's with all leniency off; what llhttp does not enforce is checked here:
+ * Host, version and protocol, target forms, Transfer-Encoding, sizes, counts, trailers.
  *
  * One parser per connection, owner thread only. Between two requests a parser holds no memory:
  * the head of a request lives in a `struct pyl_http1_head` from the server's pool.
@@ -79,6 +79,7 @@ struct pyl_http1_shared {
     uint32_t free_head_count;
 };
 
+/* The limits are copied. */
 void pyl_http1_shared_init(struct pyl_http1_shared *shared, const struct pyl_http1_limits *limits);
 /* Every parser was finished before. */
 void pyl_http1_shared_fini(struct pyl_http1_shared *shared);
@@ -94,7 +95,7 @@ enum pyl_http1_stage {
 struct pyl_http1 {
     llhttp_t ll;
     struct pyl_http1_shared *shared;
-    struct pyl_http1_head *head; /* from the first byte until pyl_http1_drop_head() */
+    struct pyl_http1_head *head;   /* from the first byte until pyl_http1_drop_head() */
     struct pyl_http1_event *event; /* of the call in progress */
     const uint8_t *data;           /* of the call in progress */
     const uint8_t *framing_mark;   /* of the call in progress: end of the last content */
@@ -126,13 +127,14 @@ struct pyl_http1_event {
     size_t body_size;
 };
 
+/* `shared` lives longer than the parser. Nothing is allocated before a head arrives. */
 void pyl_http1_init(struct pyl_http1 *parser, struct pyl_http1_shared *shared);
 /* Gives back what is held. The parser may be initialised again. */
 void pyl_http1_fini(struct pyl_http1 *parser);
 
 /*
- * Parses until the first of: a piece of content, the end of the request, an error, the end of `data`.
- * No flags: everything was consumed and more is needed. Never reads into the next request.
+ * Parses until the first of: a piece of content, the end of the request, an error, the end of
+ * `data`. No flags: everything was consumed and more is needed. Never reads into the next request.
  */
 void pyl_http1_parse(struct pyl_http1 *parser, const uint8_t *data, size_t size,
                      struct pyl_http1_event *ret_event);

@@ -21,28 +21,100 @@ enum { IS_TOKEN = 1, IS_HOST = 2, IS_HEX = 4, IS_DIGIT = 8, IS_TARGET = 16 };
 #define D IS_DIGIT
 #define G IS_TARGET
 static const uint8_t CLASS[256] = {
-    [0x21] = T | H | G, ['"'] = G, ['#'] = T, ['$'] = T | H | G, ['%'] = T | H | G, ['&'] = T | H | G,
-    ['\''] = T | H | G, ['('] = H | G, [')'] = H | G, ['*'] = T | H | G, ['+'] = T | H | G,
-    [','] = G, ['-'] = T | H | G, ['.'] = T | H | G, ['/'] = G,
-    ['0'] = T | H | X | D | G, ['1'] = T | H | X | D | G, ['2'] = T | H | X | D | G,
-    ['3'] = T | H | X | D | G, ['4'] = T | H | X | D | G, ['5'] = T | H | X | D | G,
-    ['6'] = T | H | X | D | G, ['7'] = T | H | X | D | G, ['8'] = T | H | X | D | G,
+    [0x21] = T | H | G,
+    ['"'] = G,
+    ['#'] = T,
+    ['$'] = T | H | G,
+    ['%'] = T | H | G,
+    ['&'] = T | H | G,
+    ['\''] = T | H | G,
+    ['('] = H | G,
+    [')'] = H | G,
+    ['*'] = T | H | G,
+    ['+'] = T | H | G,
+    [','] = G,
+    ['-'] = T | H | G,
+    ['.'] = T | H | G,
+    ['/'] = G,
+    ['0'] = T | H | X | D | G,
+    ['1'] = T | H | X | D | G,
+    ['2'] = T | H | X | D | G,
+    ['3'] = T | H | X | D | G,
+    ['4'] = T | H | X | D | G,
+    ['5'] = T | H | X | D | G,
+    ['6'] = T | H | X | D | G,
+    ['7'] = T | H | X | D | G,
+    ['8'] = T | H | X | D | G,
     ['9'] = T | H | X | D | G,
-    [':'] = G, [';'] = H | G, ['<'] = G, ['='] = H | G, ['>'] = G, ['?'] = G, ['@'] = G,
-    ['A'] = T | H | X | G, ['B'] = T | H | X | G, ['C'] = T | H | X | G, ['D'] = T | H | X | G,
-    ['E'] = T | H | X | G, ['F'] = T | H | X | G, ['G'] = T | H | G, ['H'] = T | H | G,
-    ['I'] = T | H | G, ['J'] = T | H | G, ['K'] = T | H | G, ['L'] = T | H | G, ['M'] = T | H | G,
-    ['N'] = T | H | G, ['O'] = T | H | G, ['P'] = T | H | G, ['Q'] = T | H | G, ['R'] = T | H | G,
-    ['S'] = T | H | G, ['T'] = T | H | G, ['U'] = T | H | G, ['V'] = T | H | G, ['W'] = T | H | G,
-    ['X'] = T | H | G, ['Y'] = T | H | G, ['Z'] = T | H | G,
-    ['['] = G, ['\\'] = G, [']'] = G, ['^'] = T | G, ['_'] = T | H | G, ['`'] = T | G,
-    ['a'] = T | H | X | G, ['b'] = T | H | X | G, ['c'] = T | H | X | G, ['d'] = T | H | X | G,
-    ['e'] = T | H | X | G, ['f'] = T | H | X | G, ['g'] = T | H | G, ['h'] = T | H | G,
-    ['i'] = T | H | G, ['j'] = T | H | G, ['k'] = T | H | G, ['l'] = T | H | G, ['m'] = T | H | G,
-    ['n'] = T | H | G, ['o'] = T | H | G, ['p'] = T | H | G, ['q'] = T | H | G, ['r'] = T | H | G,
-    ['s'] = T | H | G, ['t'] = T | H | G, ['u'] = T | H | G, ['v'] = T | H | G, ['w'] = T | H | G,
-    ['x'] = T | H | G, ['y'] = T | H | G, ['z'] = T | H | G,
-    ['{'] = G, ['|'] = T | G, ['}'] = G, ['~'] = T | H | G,
+    [':'] = G,
+    [';'] = H | G,
+    ['<'] = G,
+    ['='] = H | G,
+    ['>'] = G,
+    ['?'] = G,
+    ['@'] = G,
+    ['A'] = T | H | X | G,
+    ['B'] = T | H | X | G,
+    ['C'] = T | H | X | G,
+    ['D'] = T | H | X | G,
+    ['E'] = T | H | X | G,
+    ['F'] = T | H | X | G,
+    ['G'] = T | H | G,
+    ['H'] = T | H | G,
+    ['I'] = T | H | G,
+    ['J'] = T | H | G,
+    ['K'] = T | H | G,
+    ['L'] = T | H | G,
+    ['M'] = T | H | G,
+    ['N'] = T | H | G,
+    ['O'] = T | H | G,
+    ['P'] = T | H | G,
+    ['Q'] = T | H | G,
+    ['R'] = T | H | G,
+    ['S'] = T | H | G,
+    ['T'] = T | H | G,
+    ['U'] = T | H | G,
+    ['V'] = T | H | G,
+    ['W'] = T | H | G,
+    ['X'] = T | H | G,
+    ['Y'] = T | H | G,
+    ['Z'] = T | H | G,
+    ['['] = G,
+    ['\\'] = G,
+    [']'] = G,
+    ['^'] = T | G,
+    ['_'] = T | H | G,
+    ['`'] = T | G,
+    ['a'] = T | H | X | G,
+    ['b'] = T | H | X | G,
+    ['c'] = T | H | X | G,
+    ['d'] = T | H | X | G,
+    ['e'] = T | H | X | G,
+    ['f'] = T | H | X | G,
+    ['g'] = T | H | G,
+    ['h'] = T | H | G,
+    ['i'] = T | H | G,
+    ['j'] = T | H | G,
+    ['k'] = T | H | G,
+    ['l'] = T | H | G,
+    ['m'] = T | H | G,
+    ['n'] = T | H | G,
+    ['o'] = T | H | G,
+    ['p'] = T | H | G,
+    ['q'] = T | H | G,
+    ['r'] = T | H | G,
+    ['s'] = T | H | G,
+    ['t'] = T | H | G,
+    ['u'] = T | H | G,
+    ['v'] = T | H | G,
+    ['w'] = T | H | G,
+    ['x'] = T | H | G,
+    ['y'] = T | H | G,
+    ['z'] = T | H | G,
+    ['{'] = G,
+    ['|'] = T | G,
+    ['}'] = G,
+    ['~'] = T | H | G,
 };
 #undef T
 #undef H
@@ -73,8 +145,8 @@ pyl_http1_equals(const uint8_t *data, size_t size, const char *lower)
     return strlen(lower) == size && strncasecmp((const char *)data, lower, size) == 0;
 }
 
-/* "[" hexadecimal digits, ":" and "." "]" with an optional ":" port. The address itself is not resolved
- * by us, so its groups are not counted. */
+/* "[" hexadecimal digits, ":" and "." "]" with an optional ":" port. The address itself is not
+ * resolved by us, so its groups are not counted. */
 static bool
 is_bracketed_host(const uint8_t *data, size_t size, size_t *ret_host_size)
 {
@@ -113,9 +185,8 @@ static bool
 is_percent_encoding_valid(const uint8_t *data, size_t size)
 {
     for (size_t i = 0; i < size; i++) {
-        if (data[i] == '%' &&
-            (size - i < 3 || (CLASS[data[i + 1]] & IS_HEX) == 0 ||
-             (CLASS[data[i + 2]] & IS_HEX) == 0)) {
+        if (data[i] == '%' && (size - i < 3 || (CLASS[data[i + 1]] & IS_HEX) == 0 ||
+                               (CLASS[data[i + 2]] & IS_HEX) == 0)) {
             return false;
         }
     }
@@ -151,10 +222,15 @@ bool
 pyl_http1_is_forbidden_trailer(const char *name, size_t size)
 {
     static const char *const FORBIDDEN[] = {
-        "authorization", "cache-control", "connection",   "content-encoding",  "content-length",
-        "content-range", "content-type",  "cookie",       "expect",            "host",
-        "keep-alive",    "max-forwards",  "range",        "te",                "trailer",
-        "transfer-encoding", "upgrade",
+        "authorization",  "cache-control",
+        "connection",     "content-encoding",
+        "content-length", "content-range",
+        "content-type",   "cookie",
+        "expect",         "host",
+        "keep-alive",     "max-forwards",
+        "range",          "te",
+        "trailer",        "transfer-encoding",
+        "upgrade",
     };
     for (size_t i = 0; i < sizeof(FORBIDDEN) / sizeof(FORBIDDEN[0]); i++) {
         if (pyl_http1_equals((const uint8_t *)name, size, FORBIDDEN[i])) {
@@ -170,8 +246,8 @@ bad_request(const char *reason)
     return (struct pyl_http1_verdict){400, reason};
 }
 
-/* Removes a ":" port that is the default one of http or https, or empty, so that two spellings of one
- * authority compare equal. */
+/* Removes a ":" port that is the default one of http or https, or empty, so that two spellings of
+ * one authority compare equal. */
 static size_t
 authority_size_without_default_port(const uint8_t *data, size_t size, const char *default_port)
 {
@@ -193,8 +269,8 @@ authority_size_without_default_port(const uint8_t *data, size_t size, const char
     return is_default ? host_size : size;
 }
 
-/* Absolute form: the authority must name the same host as the Host field. RFC 9112 3.2.2 lets the target
- * win; applications see the field, so a difference is refused instead. */
+/* Absolute form: the authority must name the same host as the Host field. RFC 9112 3.2.2 lets the
+ * target win; applications see the field, so a difference is refused instead. */
 static struct pyl_http1_verdict
 check_absolute_target(struct pyl_http1_head *head, const struct pyl_http1_field *host)
 {
@@ -273,8 +349,8 @@ check_target(struct pyl_http1_head *head, const struct pyl_http1_field *host)
     return FINE;
 }
 
-/* llhttp has refused Content-Length beside it and a coding behind "chunked", and tells by is_chunked
- * whether that is the last one. */
+/* llhttp has refused Content-Length beside it and a coding behind "chunked", and tells by
+ * is_chunked whether that is the last one. */
 static struct pyl_http1_verdict
 check_transfer_encoding(const struct pyl_http1_head *head, const struct pyl_http1_field *coding,
                         bool is_repeated)
@@ -343,9 +419,8 @@ pyl_http1_check_head(struct pyl_http1_head *head, const struct pyl_http1_limits 
             host = field;
         } else if (field->name.size == 6 && pyl_http1_equals(name, 6, "expect")) {
             head->is_continue_expected =
-                head->minor_version == 1 &&
-                pyl_http1_equals(pyl_http1_bytes(head, field->value), field->value.size,
-                                 "100-continue");
+                head->minor_version == 1 && pyl_http1_equals(pyl_http1_bytes(head, field->value),
+                                                             field->value.size, "100-continue");
         } else if (field->name.size == 17 && pyl_http1_equals(name, 17, "transfer-encoding")) {
             is_coding_repeated = coding != NULL;
             coding = field;

@@ -21,6 +21,7 @@ bool pyl_http1_is_host(const uint8_t *data, size_t size);
 /* ASCII, without regard to case; `lower` is lower-case. */
 bool pyl_http1_equals(const uint8_t *data, size_t size, const char *lower);
 
+/* token of RFC 9110 5.6.2, not empty. */
 bool pyl_http1_is_token(const uint8_t *data, size_t size);
 
 /* Fields that frame, route or authenticate a message must not come as trailers (RFC 9110 6.5.1). */

@@ -41,6 +41,7 @@ enum {
     PYL_HTTP1_ERROR_MAX = 512,     /* a whole error response */
 };
 
+/* Describes the request that is answered; nothing is written yet. */
 void pyl_http1_response_begin(struct pyl_http1_response *response, uint8_t request_minor_version,
                               bool is_head_request, bool is_keep_alive);
 
@@ -59,7 +60,8 @@ uint8_t *pyl_http1_response_field(struct pyl_http1_response *response, const uin
                                   size_t name_size, const uint8_t *value, size_t value_size,
                                   uint8_t *out, const char **ret_error);
 
-/* What end_head will choose, for the caller that needs to know the content before the head is out. */
+/* What end_head will choose, for the caller that needs to know the content before the head is out.
+ */
 bool pyl_http1_response_is_bodiless(const struct pyl_http1_response *response);
 
 /*
@@ -74,8 +76,8 @@ uint8_t *pyl_http1_write_chunk_head(uint8_t *out, size_t size);
 
 /* A whole plain-text answer with Connection: close; at most PYL_HTTP1_ERROR_MAX bytes plus
  * defaults_size. `text` is cut to fit. */
-uint8_t *pyl_http1_write_error(uint8_t *out, unsigned status, const char *text, bool is_head_request,
-                               const uint8_t *defaults, size_t defaults_size);
+uint8_t *pyl_http1_write_error(uint8_t *out, unsigned status, const char *text,
+                               bool is_head_request, const uint8_t *defaults, size_t defaults_size);
 
 /* "Not Found"; "" for a number without a registered phrase. */
 const char *pyl_http1_phrase(unsigned status);

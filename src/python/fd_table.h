@@ -30,8 +30,8 @@ struct pyl_fd_table {
     struct pyl_list departed; /* of pyl_departed.link; zero until the first */
 };
 
-/* Keeps a new reference to `owner`: a transport, a listener, or the HTTP server's kinds of both. 0, or -1 with MemoryError, or
- * RuntimeError when the fd has an owner that is still open. */
+/* Keeps a new reference to `owner`: a transport, a listener, or the HTTP server's kinds of both. 0,
+ * or -1 with MemoryError, or RuntimeError when the fd has an owner that is still open. */
 int pyl_fd_table_add(struct pyl_fd_table *table, int fd, PyObject *owner);
 /* Drops the reference. Does nothing if the entry is not `owner`'s. */
 void pyl_fd_table_remove(struct pyl_fd_table *table, int fd, PyObject *owner);

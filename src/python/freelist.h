@@ -9,7 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Memory of dead objects of one final (not subclassed) heap type with GC, kept for the next ones. */
+/* Memory of dead objects of one final (not subclassed) heap type with GC, kept for the next ones.
+ */
 struct pyl_freelist {
     void *first; /* linked through the first word after the object header */
     uint32_t count;
@@ -18,10 +19,11 @@ struct pyl_freelist {
 
 enum { PYL_FREELIST_MAX = 512 };
 
-/* Instead of PyObject_GC_New(): fields are not initialised, the object is not tracked. New reference. */
+/* Instead of PyObject_GC_New(): fields are not initialised, the object is not tracked. New
+ * reference. */
 PyObject *pyl_freelist_new(struct pyl_freelist *freelist, PyTypeObject *type);
-/* The end of a tp_dealloc: untracked, everything cleared. Frees the memory or keeps it, and gives back the
- * reference to the type. */
+/* The end of a tp_dealloc: untracked, everything cleared. Frees the memory or keeps it, and gives
+ * back the reference to the type. */
 void pyl_freelist_free(struct pyl_freelist *freelist, PyObject *object);
 /* Frees what is kept; nothing is kept from then on. */
 void pyl_freelist_close(struct pyl_freelist *freelist);

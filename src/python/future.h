@@ -3,7 +3,8 @@
  * else includes python/task.h.
  *
  * Thread: the loop's own. On free-threaded builds every operation that changes a future takes its
- * critical section, so that misuse from another thread is answered in some order and never corrupts memory.
+ * critical section, so that misuse from another thread is answered in some order and never corrupts
+ * memory.
  */
 #ifndef PYL_PYTHON_FUTURE_H
 #define PYL_PYTHON_FUTURE_H
@@ -24,20 +25,21 @@ struct pyl_future {
     PyObject *loop;          /* NULL: __init__() did not run */
     struct pyl_loop *native; /* `loop` if it is one of ours, else NULL; borrowed from `loop` */
 
-    /* The callbacks in order: callback0, then `callbacks`. A task of ours that awaits this future stands
-     * there itself, without a callable: callback0 with context0 NULL, or an item of `callbacks`
-     * that is not a tuple (callback, context). See future_callbacks.c. */
+    /* The callbacks in order: callback0, then `callbacks`. A task of ours that awaits this future
+     * stands there itself, without a callable: callback0 with context0 NULL, or an item of
+     * `callbacks` that is not a tuple (callback, context). See future_callbacks.c. */
     PyObject *callback0;
     PyObject *context0;
-    PyObject *callbacks; /* list or NULL; never set while callback0 is NULL, unless it was removed */
+    PyObject
+        *callbacks; /* list or NULL; never set while callback0 is NULL, unless it was removed */
 
     PyObject *result;
     PyObject *exception;
-    PyObject *exception_tb;     /* as it was when the exception was set; given back once */
+    PyObject *exception_tb; /* as it was when the exception was set; given back once */
     PyObject *cancel_message;
     PyObject *cancelled_error;  /* the CancelledError that ended a task; given out once */
     PyObject *source_traceback; /* where it was made, in debug mode */
-    PyObject *awaited_by;       /* set of those who said so by pyl_future_awaited_by_add(); or NULL */
+    PyObject *awaited_by; /* set of those who said so by pyl_future_awaited_by_add(); or NULL */
 
     pyl_future_done_fn *done; /* NULL: no hook, or it ran */
     void *done_user;
@@ -55,23 +57,23 @@ struct pyl_future {
     bool log_destroy_pending;
     bool is_queued;       /* the job is in a queue, which owns one reference to the task */
     bool is_woken;        /* the queued step was caused by fut_waiter */
-    bool has_odd_context; /* `context` is no contextvars.Context: only loop.call_soon() may judge it */
+    bool has_odd_context; /* `context` is no contextvars.Context: only loop.call_soon() may judge it
+                           */
     bool is_registered;   /* asyncio.all_tasks() can see it */
 };
 
 struct pyl_task {
     struct pyl_future future;
     struct pyl_job job;
-    PyObject *coro;       /* NULL: __init__() did not succeed, or finished in its eager step */
+    PyObject *coro; /* NULL: __init__() did not succeed, or finished in its eager step */
     PyObject *context;
     PyObject *name;       /* NULL: "Task-<number>", made when somebody asks */
     PyObject *fut_waiter; /* what it awaits */
     PyObject *raise_next; /* exception for the scheduled step */
     unsigned long long number;
     long cancel_requests;
-#if PYL_FREE_THREADED
-    _Atomic bool is_stepping; /* any thread, exchange acquire, store release: owns the coroutine */
-#endif
+    /* Owns the coroutine, on builds without a GIL. Any thread; exchange acquire, store release. */
+    _Atomic bool is_stepping;
 };
 
 static inline struct pyl_future *
@@ -120,10 +122,11 @@ struct pyl_future *pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
 void pyl_future_free(struct pyl_future *future);
 int pyl_future_traverse_fields(struct pyl_future *future, visitproc visit, void *arg);
 void pyl_future_clear_fields(struct pyl_future *future);
-/* Tells loop.call_exception_handler() of an exception nobody asked for. Keeps the current exception. */
+/* Tells loop.call_exception_handler() of an exception nobody asked for. Keeps the current
+ * exception. */
 void pyl_future_warn_unretrieved(struct pyl_future *future);
-/* call_exception_handler({message, <key>: future, source_traceback[, exception]}). Consumes message.
- * Errors are unraisable. */
+/* call_exception_handler({message, <key>: future, source_traceback[, exception]}). Consumes
+ * message. Errors are unraisable. */
 void pyl_future_complain(struct pyl_future *future, PyObject *key, PyObject *message,
                          PyObject *exception);
 
@@ -149,15 +152,16 @@ int pyl_future_finish_result(struct pyl_future *future, PyObject *result);      
 int pyl_future_finish_exception(struct pyl_future *future, PyObject *exception); /* 0 or -1 */
 int pyl_future_finish_cancelled(struct pyl_future *future, PyObject *message);   /* 1, 0 or -1 */
 
-/* What future.result() does: 0 result in *ret, 1 exception to be raised in *ret, -1 raised (cancelled,
- * not done). New references. */
+/* What future.result() does: 0 result in *ret, 1 exception to be raised in *ret, -1 raised
+ * (cancelled, not done). New references. */
 int pyl_future_get_result(struct pyl_future *future, PyObject **ret);
 /* New reference to the CancelledError to raise; a saved one is given out once. NULL: exception. */
 PyObject *pyl_future_make_cancelled(struct pyl_future *future);
 
 /* future_callbacks.c */
 
-/* Calls loop.call_soon(callback, [argument], context=...). argument and context may be NULL. 0 or -1. */
+/* Calls loop.call_soon(callback, [argument], context=...). argument and context may be NULL. 0 or
+ * -1. */
 int pyl_future_call_soon(struct pyl_future *future, PyObject *callback, PyObject *argument,
                          PyObject *context);
 /* add_done_callback(); context NULL: a copy of the current one. 0 or -1. */
@@ -178,10 +182,10 @@ int pyl_future_awaited_by_add(struct pyl_future *future, PyObject *waiter);
 int pyl_future_awaited_by_discard(struct pyl_future *future, PyObject *waiter);
 
 /* future_iter.c: the awaitable side. */
-PyObject *pyl_future_await(PyObject *future);              /* am_await: itself */
-PyObject *pyl_future_next(PyObject *future);               /* tp_iternext */
+PyObject *pyl_future_await(PyObject *future); /* am_await: itself */
+PyObject *pyl_future_next(PyObject *future);  /* tp_iternext */
 PySendResult pyl_future_send(PyObject *future, PyObject *value, PyObject **ret); /* am_send */
-PyObject *pyl_future_iter(PyObject *future);               /* tp_iter: a FutureIter */
+PyObject *pyl_future_iter(PyObject *future);                           /* tp_iter: a FutureIter */
 PyObject *pyl_future_dunder_await(PyObject *future, PyObject *unused); /* the method of that name */
 /* The arguments of a coroutine's throw() as an exception. New reference or NULL. */
 PyObject *pyl_future_make_thrown(PyObject *const *args, Py_ssize_t count);
@@ -193,7 +197,8 @@ int pyl_future_iter_types_add(PyObject *module, struct pyl_state *state);
 int pyl_task_wake(struct pyl_task *task, struct pyl_future *future);
 /* Queues a step that raises task->raise_next if set. 0 or -1. */
 int pyl_task_schedule(struct pyl_task *task);
-/* New reference to what stands for the task among callbacks: callable with the future as argument. */
+/* New reference to what stands for the task among callbacks: callable with the future as argument.
+ */
 PyObject *pyl_task_make_wakeup(struct pyl_task *task);
 /* The first step, inside the constructor. 0, or -1 with an exception (KeyboardInterrupt, ...). */
 int pyl_task_start_eagerly(struct pyl_task *task);
@@ -208,11 +213,14 @@ int pyl_task_cancel_waiter(struct pyl_task *task, PyObject *message);
 static inline unsigned long long
 pyl_task_next_number(struct pyl_task_state *state)
 {
-#if PYL_FREE_THREADED
-    return atomic_fetch_add_explicit(&state->name_counter, 1, memory_order_relaxed) + 1;
-#else
-    return ++state->name_counter;
-#endif
+    if (PYL_FREE_THREADED) {
+        return atomic_fetch_add_explicit(&state->name_counter, 1, memory_order_relaxed) + 1;
+    }
+    /* The GIL keeps others out: no locked instruction is needed. */
+    unsigned long long number =
+        atomic_load_explicit(&state->name_counter, memory_order_relaxed) + 1;
+    atomic_store_explicit(&state->name_counter, number, memory_order_relaxed);
+    return number;
 }
 
 /* task_current.c */

@@ -1,6 +1,6 @@
 /*
- * future_attributes.c - the attributes of a future: asyncio's underscored ones, which its own helpers and
- * third parties read, and the __class__ that makes isinstance() say yes.
+ * future_attributes.c - the attributes of a future: asyncio's underscored ones, which its own
+ * helpers and third parties read, and the __class__ that makes isinstance() say yes.
  */
 #include "python/future.h"
 
@@ -14,8 +14,8 @@ refuse_delete(PyObject *value)
     return -1;
 }
 
-/* isinstance(x, asyncio.Future) tries type(x) first and then x.__class__, while asyncio's C code looks at
- * the type only: Python is satisfied, and C takes its path for foreign futures. */
+/* isinstance(x, asyncio.Future) tries type(x) first and then x.__class__, while asyncio's C code
+ * looks at the type only: Python is satisfied, and C takes its path for foreign futures. */
 static PyObject *
 get_class(PyObject *op, void *unused)
 {
@@ -138,7 +138,8 @@ collect_awaited_by(struct pyl_future *future, PyObject *set)
     return joined != NULL ? 0 : -1;
 }
 
-/* The tasks of ours that await this future are its waiters anyway; nobody has to write them down. */
+/* The tasks of ours that await this future are its waiters anyway; nobody has to write them down.
+ */
 static PyObject *
 get_awaited_by(PyObject *op, void *unused)
 {

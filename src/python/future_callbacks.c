@@ -1,9 +1,10 @@
 /*
  * future_callbacks.c - who is told when a future is done, and in which order.
  *
- * asyncio's promise is first come, first served among all callbacks of a future. A task of ours that
- * awaits the future takes its place in the same sequence, but as the bare task: waking it costs no
- * callable, no Handle and no argument tuple. It looks like a callable only to those who ask.
+ * asyncio's promise is first come, first served among all callbacks of a future. A task of ours
+ * that awaits the future takes its place in the same sequence, but as the bare task: waking it
+ * costs no callable, no Handle and no argument tuple. It looks like a callable only to those who
+ * ask.
  *
  * Every entry owns one reference to its callback and context, or to its task.
  */
@@ -192,8 +193,8 @@ make_waiter_pair(PyObject *waiter)
 static int
 entry_matches(PyObject *entry_callback, bool is_waiter, PyObject *callback)
 {
-    PyObject *callable = is_waiter ? pyl_task_make_wakeup(pyl_task_cast(entry_callback))
-                                   : Py_NewRef(entry_callback);
+    PyObject *callable =
+        is_waiter ? pyl_task_make_wakeup(pyl_task_cast(entry_callback)) : Py_NewRef(entry_callback);
     if (callable == NULL) {
         return -1;
     }
@@ -214,8 +215,7 @@ list_unmatched(PyObject *entries, PyObject *callback)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(entries); i++) {
         PyObject *entry = Py_NewRef(PyList_GET_ITEM(entries, i));
         bool is_waiter = is_waiter_entry(entry);
-        int rc =
-            entry_matches(is_waiter ? entry : PyTuple_GET_ITEM(entry, 0), is_waiter, callback);
+        int rc = entry_matches(is_waiter ? entry : PyTuple_GET_ITEM(entry, 0), is_waiter, callback);
         if (rc == 0) {
             rc = PyList_Append(kept, entry);
         }

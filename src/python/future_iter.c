@@ -36,8 +36,8 @@ pyl_future_send(PyObject *op, PyObject *value, PyObject **ret)
     return *ret != NULL ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
-/* Raises StopIteration(value). PyErr_SetObject() would take a tuple for arguments and an exception for
- * the instance itself. */
+/* Raises StopIteration(value). PyErr_SetObject() would take a tuple for arguments and an exception
+ * for the instance itself. */
 static void
 raise_stop_iteration(PyObject *value)
 {
@@ -247,14 +247,10 @@ static PyMethodDef iter_methods[] = {
 };
 
 static PyType_Slot iter_slots[] = {
-    {Py_tp_dealloc, iter_dealloc},
-    {Py_tp_traverse, iter_traverse},
-    {Py_tp_clear, iter_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, iter_next},
-    {Py_tp_methods, iter_methods},
-    {Py_am_send, iter_am_send},
-    {0, NULL},
+    {Py_tp_dealloc, iter_dealloc}, {Py_tp_traverse, iter_traverse},
+    {Py_tp_clear, iter_clear},     {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, iter_next},   {Py_tp_methods, iter_methods},
+    {Py_am_send, iter_am_send},    {0, NULL},
 };
 
 static PyType_Spec iter_spec = {
@@ -329,14 +325,10 @@ static PyMethodDef done_methods[] = {
 };
 
 static PyType_Slot done_slots[] = {
-    {Py_tp_dealloc, done_dealloc},
-    {Py_tp_repr, done_repr},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, done_next},
-    {Py_tp_methods, done_methods},
-    {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, done_am_send},
-    {0, NULL},
+    {Py_tp_dealloc, done_dealloc},   {Py_tp_repr, done_repr},
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, done_next},
+    {Py_tp_methods, done_methods},   {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, done_am_send},      {0, NULL},
 };
 
 static PyType_Spec done_spec = {

@@ -78,8 +78,8 @@ wrap_stop_iteration(PyObject *exception)
 static PyObject *
 normalize_exception(PyObject *exception)
 {
-    PyObject *value = PyExceptionClass_Check(exception) ? PyObject_CallNoArgs(exception)
-                                                        : Py_NewRef(exception);
+    PyObject *value =
+        PyExceptionClass_Check(exception) ? PyObject_CallNoArgs(exception) : Py_NewRef(exception);
     if (value == NULL) {
         return NULL;
     }
@@ -234,7 +234,8 @@ int
 pyl_future_set_exception(PyObject *object, PyObject *exception)
 {
     struct pyl_future *future = pyl_future_cast(object);
-    return future->status != PYL_FUTURE_PENDING ? 0 : pyl_future_finish_exception(future, exception);
+    return future->status != PYL_FUTURE_PENDING ? 0
+                                                : pyl_future_finish_exception(future, exception);
 }
 
 bool

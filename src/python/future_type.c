@@ -37,8 +37,7 @@ pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
         if (object == NULL) {
             return NULL;
         }
-        memset((char *)object + sizeof(PyObject), 0,
-               (size_t)type->tp_basicsize - sizeof(PyObject));
+        memset((char *)object + sizeof(PyObject), 0, (size_t)type->tp_basicsize - sizeof(PyObject));
         PyObject_GC_Track(object);
     }
     pyl_future_cast(object)->state = state;
@@ -199,7 +198,9 @@ pyl_future_init_native(struct pyl_future *future, struct pyl_loop *loop)
 {
     future->loop = Py_NewRef((PyObject *)loop);
     future->native = loop;
-    return PYL_UNLIKELY(atomic_load_explicit(&loop->is_debug, memory_order_relaxed)) ? set_source_traceback(future) : 0;
+    return PYL_UNLIKELY(atomic_load_explicit(&loop->is_debug, memory_order_relaxed))
+               ? set_source_traceback(future)
+               : 0;
 }
 
 static int
@@ -230,8 +231,7 @@ pyl_future_complain(struct pyl_future *future, PyObject *key, PyObject *message,
          PyDict_SetItem(context, str->source_traceback, future->source_traceback) < 0)) {
         goto out;
     }
-    Py_XDECREF(
-        PyObject_CallMethodOneArg(future->loop, str->call_exception_handler, context));
+    Py_XDECREF(PyObject_CallMethodOneArg(future->loop, str->call_exception_handler, context));
 out:
     if (PyErr_Occurred()) {
         PyErr_WriteUnraisable(future->loop);
@@ -283,7 +283,8 @@ future_dealloc(PyObject *op)
     pyl_future_free(future);
 }
 
-/* asyncio's whole-repr helpers take the name from __class__, which a subclass of ours shares with us. */
+/* asyncio's whole-repr helpers take the name from __class__, which a subclass of ours shares with
+ * us. */
 PyObject *
 pyl_future_repr(PyObject *op, PyObject *info_function)
 {
@@ -396,8 +397,7 @@ static PyObject *
 future_set_exception(PyObject *op, PyObject *exception)
 {
     struct pyl_future *future = pyl_future_cast(op);
-    if (pyl_future_ensure_init(future) < 0 ||
-        pyl_future_finish_exception(future, exception) < 0) {
+    if (pyl_future_ensure_init(future) < 0 || pyl_future_finish_exception(future, exception) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -536,12 +536,13 @@ static PyMemberDef future_members[] = {
     {NULL},
 };
 
-PyDoc_STRVAR(future_type_doc,
-             "Future(*, loop=None)\n--\n\n"
-             "pyloop's asyncio.Future: the same interface, isinstance() included, for any event loop.\n\n"
-             "This class is *almost* compatible with concurrent.futures.Future: result() and\n"
-             "exception() take no timeout and raise an exception when the future isn't done yet, and\n"
-             "callbacks registered with add_done_callback() are called via the loop's call_soon().");
+PyDoc_STRVAR(
+    future_type_doc,
+    "Future(*, loop=None)\n--\n\n"
+    "pyloop's asyncio.Future: the same interface, isinstance() included, for any event loop.\n\n"
+    "This class is *almost* compatible with concurrent.futures.Future: result() and\n"
+    "exception() take no timeout and raise an exception when the future isn't done yet, and\n"
+    "callbacks registered with add_done_callback() are called via the loop's call_soon().");
 
 static PyType_Slot future_slots[] = {
     {Py_tp_doc, (void *)future_type_doc},
@@ -565,8 +566,8 @@ static PyType_Slot future_slots[] = {
 static PyType_Spec future_spec = {
     .name = "pyloop._core.Future",
     .basicsize = sizeof(struct pyl_future),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = future_slots,
 };
 

@@ -13,8 +13,9 @@
  *   HttpConnection  one accepted socket: stream, parser, the request in progress; kept by loop->fds
  *   HttpRequest     one application call: its task, its unread content, its response
  *
- * A connection serves one request at a time. When the response and the request content are complete it lets
- * go of the request (request->connection becomes NULL), while the application may still run.
+ * A connection serves one request at a time. When the response and the request content are complete
+ * it lets go of the request (request->connection becomes NULL), while the application may still
+ * run.
  *
  * Loop thread, attached thread state, everywhere.
  */
@@ -82,18 +83,18 @@ struct pyl_http_connection {
     uint8_t *pending;                 /* pipelined bytes, behind the request in progress */
     size_t pending_size;
     size_t pending_capacity;
-    uint64_t discarded_size;      /* since DRAIN or LINGER began */
-    size_t queued_at_check;       /* CLOSING: to see progress */
-    uint8_t phase;                /* enum pyl_http_phase */
-    uint8_t timeout_kind;         /* enum pyl_http_timeout, of timeout_link */
-    bool is_content_complete;     /* of the request in progress */
-    bool is_keep_alive;           /* may serve another request */
+    uint64_t discarded_size;  /* since DRAIN or LINGER began */
+    size_t queued_at_check;   /* CLOSING: to see progress */
+    uint8_t phase;            /* enum pyl_http_phase */
+    uint8_t timeout_kind;     /* enum pyl_http_timeout, of timeout_link */
+    bool is_content_complete; /* of the request in progress */
+    bool is_keep_alive;       /* may serve another request */
     bool has_peer_eof;
-    bool is_processing;           /* inside feed(): what completes now is seen by its loop */
+    bool is_processing; /* inside feed(): what completes now is seen by its loop */
     bool is_resume_queued;
-    bool is_listed;               /* counted by the server, in loop->fds */
-    bool is_detached;             /* the loop is gone */
-    struct pyl_job resume_job;    /* holds a reference while queued */
+    bool is_listed;            /* counted by the server, in loop->fds */
+    bool is_detached;          /* the loop is gone */
+    struct pyl_job resume_job; /* holds a reference while queued */
     struct pyl_http1 parser;
     struct pyl_stream stream;
 };
@@ -198,7 +199,7 @@ struct pyl_http_server {
     int64_t date_until_ns; /* when `defaults` is stale, on the loop's clock */
     uint32_t date_size;    /* of the date line at the start of `defaults` */
     uint32_t defaults_size;
-    uint8_t defaults[96];  /* "date: ...\r\nserver: pyloop\r\n" */
+    uint8_t defaults[96]; /* "date: ...\r\nserver: pyloop\r\n" */
 
     uint8_t *log; /* finished lines of the access log */
     size_t log_size;
@@ -220,12 +221,14 @@ struct pyl_http_call {
 
 /* http_names.c: constants of the module */
 
+/* Fills the table of known header names and the strings of the HTTP files. 0 or -1. */
 int pyl_http_state_init(struct pyl_state *state);
 /* The lower-case name as bytes; shared for the usual ones. New reference or NULL. */
 PyObject *pyl_http_field_name(struct pyl_http_state *state, const uint8_t *name, size_t size);
 
 /* http_server.c, http_server_type.c */
 
+/* The job of the timer that ends connections whose time is up. */
 void pyl_http_server_run_tick(struct pyl_job *job);
 /* Moves the connection to another list of timeouts; KINDS or NONE: to no list. */
 void pyl_http_server_wait(struct pyl_http_server *server, struct pyl_http_connection *connection,
@@ -240,6 +243,7 @@ void pyl_http_server_check_drained(struct pyl_http_server *server);
 
 /* http_listen.c */
 
+/* 0, or -1 with an exception; so for all type_add functions below. */
 int pyl_http_listener_type_add(PyObject *module, struct pyl_state *state);
 /* Accepts on a listening Python socket from now on. 0, or -1 with an exception. */
 int pyl_http_listen(struct pyl_http_server *server, PyObject *sock);
@@ -250,7 +254,8 @@ void pyl_http_listener_detach(struct pyl_http_listener *listener);
 
 /* http_log.c */
 
-/* Appends a line for a finished request; it is written at the end of the turn. client may be NULL. */
+/* Appends a line for a finished request; it is written at the end of the turn. client may be NULL.
+ */
 void pyl_http_log_access(struct pyl_http_request *request, PyObject *client);
 /* The same for a request that the application never saw. client may be NULL. */
 void pyl_http_log_refusal(struct pyl_http_server *server, PyObject *client, unsigned status,
@@ -261,6 +266,7 @@ void pyl_http_log_run(struct pyl_job *job);
 
 /* http_connection.c */
 
+/* HttpConnection. */
 int pyl_http_connection_type_add(PyObject *module, struct pyl_state *state);
 /* Takes over the fd. 0, or -1 with an exception and the fd closed. */
 int pyl_http_connection_open(struct pyl_http_listener *listener, int fd);
@@ -284,8 +290,8 @@ void pyl_http_connection_update_reading(struct pyl_http_connection *connection);
 /* An empty block with room for `size` bytes, or NULL (no exception). */
 struct pyl_http_block *pyl_http_block_take(struct pyl_http_server *server, size_t size);
 void pyl_http_block_give(struct pyl_http_server *server, struct pyl_http_block *block);
-/* Each queues on the stream and gives up its own reference or block, whatever happens. A stream that is
- * closing drops the bytes: that the peer is gone shows up elsewhere. */
+/* Each queues on the stream and gives up its own reference or block, whatever happens. A stream
+ * that is closing drops the bytes: that the peer is gone shows up elsewhere. */
 void pyl_http_write_block(struct pyl_http_connection *connection, struct pyl_http_block *block);
 void pyl_http_write_bytes(struct pyl_http_connection *connection, PyObject *bytes, size_t start,
                           size_t size);
@@ -294,9 +300,11 @@ void pyl_http_release(struct pyl_stream *stream, void *owner);
 
 /* http_request.c */
 
+/* HttpRequest, and the type of receive and send. */
 int pyl_http_request_types_add(PyObject *module, struct pyl_state *state);
-/* Calls the application for the head in connection->parser, after connection->request was set by this. An
- * application that fails is answered. Only out of memory is left to the caller: -1, no exception. */
+/* Calls the application for the head in connection->parser, after connection->request was set by
+ * this. An application that fails is answered. Only out of memory is left to the caller: -1, no
+ * exception. */
 int pyl_http_request_start(struct pyl_http_connection *connection, const uint8_t *content,
                            size_t content_size, bool is_content_complete);
 /* More content. 0, or -1 without an exception when out of memory. */
@@ -319,6 +327,7 @@ PyObject *pyl_http_scope_new(struct pyl_http_connection *connection,
 
 /* http_receive.c */
 
+/* The vectorcall of receive: returns an awaitable. */
 PyObject *pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count,
                                 PyObject *names);
 /* What receive() gives now: 1 with a new reference to the message, 0 when it must wait, -1. */
@@ -326,10 +335,12 @@ int pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_messag
 
 /* http_send.c */
 
+/* The vectorcall of send: returns an awaitable. */
 PyObject *pyl_http_send_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names);
 /* Lets go of a response head that nobody has seen. */
 void pyl_http_send_discard_head(struct pyl_http_request *request);
-/* A whole plain-text answer by the server itself, where none was begun. The connection closes after it. */
+/* A whole plain-text answer by the server itself, where none was begun. The connection closes after
+ * it. */
 void pyl_http_send_error(struct pyl_http_request *request, unsigned status, const char *text);
 /* 0 when nothing blocks, 1 when the queue is too long, -1 with ClientDisconnected. */
 int pyl_http_send_check(struct pyl_http_request *request);
@@ -339,8 +350,10 @@ void pyl_http_send_run_flush(struct pyl_job *job);
 
 /* http_wait.c */
 
+/* The awaitables of receive and send. */
 int pyl_http_wait_types_add(PyObject *module, struct pyl_state *state);
-/* An awaitable, also a Coroutine by its methods, that is done with `value` (stolen; NULL passes). */
+/* An awaitable, also a Coroutine by its methods, that is done with `value` (stolen; NULL passes).
+ */
 PyObject *pyl_http_ready(struct pyl_state *state, PyObject *value);
 /* One that waits until receive() has a message, or send() room. */
 PyObject *pyl_http_wait_new(struct pyl_http_request *request, bool is_receive);

@@ -1,6 +1,6 @@
 /*
- * http_block.c - memory of response bytes: blocks from a free list, and the application's own bytes objects
- * queued without a copy.
+ * http_block.c - memory of response bytes: blocks from a free list, and the application's own bytes
+ * objects queued without a copy.
  *
  * What a stream gives back is told apart by the lowest bit of the owner pointer: set for a block.
  */
@@ -61,8 +61,7 @@ pyl_http_release(struct pyl_stream *stream, void *owner)
 {
     uintptr_t bits = (uintptr_t)owner;
     if ((bits & 1) != 0) {
-        pyl_http_block_give(connection_of(stream)->server,
-                            (struct pyl_http_block *)(bits - 1));
+        pyl_http_block_give(connection_of(stream)->server, (struct pyl_http_block *)(bits - 1));
     } else {
         Py_DECREF((PyObject *)owner);
     }

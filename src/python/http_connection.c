@@ -1,6 +1,6 @@
 /*
- * http_connection.c - one accepted socket: bytes to the parser, events to the request in progress, and every
- * way a connection can end.
+ * http_connection.c - one accepted socket: bytes to the parser, events to the request in progress,
+ * and every way a connection can end.
  *
  * What arrives behind the request in progress waits in `pending`: requests are served one after the
  * other. feed() is the only place that parses, and is never entered twice: an application that
@@ -73,8 +73,8 @@ pyl_http_connection_abort(struct pyl_http_connection *connection)
     pyl_stream_abort(&connection->stream);
 }
 
-/* Says goodbye while the peer may still be sending: closing now would make the kernel answer its bytes
- * with a reset, which can destroy our response before it is read (RFC 9112 9.6). */
+/* Says goodbye while the peer may still be sending: closing now would make the kernel answer its
+ * bytes with a reset, which can destroy our response before it is read (RFC 9112 9.6). */
 static void
 linger(struct pyl_http_connection *connection)
 {
@@ -336,8 +336,7 @@ settle(struct pyl_http_connection *connection)
         } else if (connection->timeout_kind == PYL_HTTP_TIMEOUT_IDLE &&
                    !pyl_http1_is_between(&connection->parser)) {
             pyl_http_server_wait(connection->server, connection, PYL_HTTP_TIMEOUT_HEAD);
-        } else if (connection->server->is_draining &&
-                   pyl_http1_is_between(&connection->parser)) {
+        } else if (connection->server->is_draining && pyl_http1_is_between(&connection->parser)) {
             close_connection(connection);
         }
     }

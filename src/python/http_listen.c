@@ -62,7 +62,8 @@ pyl_http_listener_detach(struct pyl_http_listener *listener)
     listener->is_detached = true;
 }
 
-/* scope["server"] if it is the same for every connection: [path, None] or a bound address. 0 or -1. */
+/* scope["server"] if it is the same for every connection: [path, None] or a bound address. 0 or -1.
+ */
 static int
 set_local(struct pyl_http_listener *listener)
 {

@@ -122,7 +122,8 @@ pyl_http_log_refusal(struct pyl_http_server *server, PyObject *client, unsigned 
         return;
     }
     out = put_client(out, client, host, host_size);
-    int size = sprintf((char *)out, "-\" %u %s (%s)\n", status, pyl_http1_phrase(status), reason);
+    int size = snprintf((char *)out, strlen(reason) + 160, "-\" %u %s (%s)\n", status,
+                        pyl_http1_phrase(status), reason);
     queue_log(server, out + size);
 }
 
@@ -132,8 +133,8 @@ pyl_http_log_flush(struct pyl_http_server *server)
     if (server->log_size == 0 || server->write_log == NULL) {
         return;
     }
-    PyObject *lines = PyBytes_FromStringAndSize((const char *)server->log,
-                                                (Py_ssize_t)server->log_size);
+    PyObject *lines =
+        PyBytes_FromStringAndSize((const char *)server->log, (Py_ssize_t)server->log_size);
     server->log_size = 0;
     PyObject *result = lines != NULL ? PyObject_CallOneArg(server->write_log, lines) : NULL;
     Py_XDECREF(lines);

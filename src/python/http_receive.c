@@ -11,8 +11,8 @@ take_content(struct pyl_http_request *request)
     if (body != NULL) {
         request->piece = NULL;
     } else if (request->more_size > 0) {
-        body = PyBytes_FromStringAndSize((const char *)request->more,
-                                         (Py_ssize_t)request->more_size);
+        body =
+            PyBytes_FromStringAndSize((const char *)request->more, (Py_ssize_t)request->more_size);
         if (body == NULL) {
             return NULL;
         }

@@ -1,11 +1,11 @@
 /*
- * http_request.c - one call of the application: scope, receive, send, the task that runs it, and what happens
- * when that ends.
+ * http_request.c - one call of the application: scope, receive, send, the task that runs it, and
+ * what happens when that ends.
  *
- * References: the connection holds the request while it serves it; the server's list of requests holds it
- * while the application runs; receive and send hold it as long as the application keeps them. The
- * request holds the task until it is done, so that it can be cancelled; then nothing is circular any
- * more.
+ * References: the connection holds the request while it serves it; the server's list of requests
+ * holds it while the application runs; receive and send hold it as long as the application keeps
+ * them. The request holds the task until it is done, so that it can be cancelled; then nothing is
+ * circular any more.
  */
 #include "python/http.h"
 
@@ -122,8 +122,7 @@ static void
 report_failure(struct pyl_http_request *request)
 {
     PyObject *exception = PyErr_GetRaisedException();
-    bool is_quiet =
-        request->is_disconnected && is_disconnect(request->server->state, exception, 0);
+    bool is_quiet = request->is_disconnected && is_disconnect(request->server->state, exception, 0);
     if (!is_quiet) {
         PyErr_SetRaisedException(Py_NewRef(exception));
         pyl_http_server_report(request->server, "Exception in ASGI application");
@@ -147,10 +146,9 @@ settle_response(struct pyl_http_request *request, bool has_failed)
     } else if (request->progress != PYL_HTTP_RESPONSE_COMPLETE) {
         if (!has_failed) {
             bool is_started = request->progress != PYL_HTTP_RESPONSE_IDLE;
-            pyl_http_server_report(request->server,
-                                   is_started
-                                       ? "ASGI callable returned without completing response."
-                                       : "ASGI callable returned without starting response.");
+            pyl_http_server_report(
+                request->server, is_started ? "ASGI callable returned without completing response."
+                                            : "ASGI callable returned without starting response.");
         }
         struct pyl_http_connection *connection = request->connection;
         pyl_http_send_error(request, 500, "Internal Server Error");
@@ -178,8 +176,8 @@ on_task_done(PyObject *task, void *user)
         report_failure(request);
     } else if (kind == 0) {
         if (outcome != Py_None) {
-            PyErr_Format(PyExc_RuntimeError, "ASGI callable should return None, but returned %.200R",
-                         outcome);
+            PyErr_Format(PyExc_RuntimeError,
+                         "ASGI callable should return None, but returned %.200R", outcome);
             pyl_http_server_report(server, "Exception in ASGI application");
         }
         Py_DECREF(outcome);
@@ -222,13 +220,14 @@ call_app(struct pyl_http_request *request, PyObject *scope)
     Py_XDECREF(args[2]);
     Py_XDECREF(args[3]);
     if (awaitable != NULL && !PyCoro_CheckExact(awaitable)) {
-        Py_SETREF(awaitable, PyObject_CallOneArg(request->server->state->http.await_helper,
-                                                 awaitable));
+        Py_SETREF(awaitable,
+                  PyObject_CallOneArg(request->server->state->http.await_helper, awaitable));
     }
     return awaitable;
 }
 
-/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not run. */
+/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not
+ * run. */
 static int
 run_app(struct pyl_http_request *request, PyObject *scope)
 {
@@ -422,8 +421,8 @@ call_repr(PyObject *self)
 }
 
 static PyMemberDef call_members[] = {
-    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct pyl_http_call, vectorcall),
-     Py_READONLY, NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct pyl_http_call, vectorcall), Py_READONLY,
+     NULL},
     {NULL},
 };
 

@@ -1,8 +1,8 @@
 /*
  * http_scope.c - builds the ASGI scope of a request straight from the bytes that were received.
  *
- * The scope is a copy of the server's template, in which only the keys that differ are set. Everything
- * mutable in it (scope, asgi, headers, state) is fresh: an application may change it.
+ * The scope is a copy of the server's template, in which only the keys that differ are set.
+ * Everything mutable in it (scope, asgi, headers, state) is fresh: an application may change it.
  */
 #include "python/http.h"
 
@@ -107,8 +107,8 @@ make_headers(struct pyl_http_state *state, const struct pyl_http1_head *head)
             return NULL;
         }
         PyList_SET_ITEM(headers, i, pair);
-        PyObject *name = pyl_http_field_name(state, pyl_http1_bytes(head, field->name),
-                                             field->name.size);
+        PyObject *name =
+            pyl_http_field_name(state, pyl_http1_bytes(head, field->name), field->name.size);
         PyObject *value = PyBytes_FromStringAndSize(
             (const char *)pyl_http1_bytes(head, field->value), field->value.size);
         PyTuple_SET_ITEM(pair, 0, name);

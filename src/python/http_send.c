@@ -1,8 +1,9 @@
 /*
  * http_send.c - the application's send(): from ASGI messages to queued bytes.
  *
- * The head of a response is held until the first content is known: then both leave together, with the right
- * length if there is no more. A head that is still alone at the end of the turn leaves alone.
+ * The head of a response is held until the first content is known: then both leave together, with
+ * the right length if there is no more. A head that is still alone at the end of the turn leaves
+ * alone.
  *
  * Everything is checked before anything is queued, so a message that raises has had no effect.
  */
@@ -200,8 +201,8 @@ get_pair(PyObject *pair, PyObject **ret_name, PyObject **ret_value)
 static Py_ssize_t
 measure_head(struct pyl_http_server *server, PyObject *fields)
 {
-    Py_ssize_t size = PYL_HTTP1_STATUS_LINE_MAX + PYL_HTTP1_HEAD_END_MAX +
-                      (Py_ssize_t)sizeof(server->defaults);
+    Py_ssize_t size =
+        PYL_HTTP1_STATUS_LINE_MAX + PYL_HTTP1_HEAD_END_MAX + (Py_ssize_t)sizeof(server->defaults);
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
         PyObject *name, *value;
         if (get_pair(PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0) {
@@ -399,7 +400,8 @@ get_body(struct pyl_state *state, PyObject *message)
         return NULL;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, view.len);
-    if (bytes != NULL && PyBuffer_ToContiguous(PyBytes_AS_STRING(bytes), &view, view.len, 'C') < 0) {
+    if (bytes != NULL &&
+        PyBuffer_ToContiguous(PyBytes_AS_STRING(bytes), &view, view.len, 'C') < 0) {
         Py_CLEAR(bytes);
     }
     PyBuffer_Release(&view);
@@ -562,8 +564,7 @@ pyl_http_send_call(PyObject *self, PyObject *const *args, size_t count, PyObject
         return NULL;
     }
     struct pyl_http_connection *connection = request->connection;
-    if (connection != NULL &&
-        pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH) {
+    if (connection != NULL && pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH) {
         pyl_stream_flush(&connection->stream);
         if (pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH) {
             return pyl_http_wait_new(request, false);

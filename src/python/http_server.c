@@ -1,6 +1,6 @@
 /*
- * http_server.c - what the connections of one server share: timeouts, the date, error reports, the orderly
- * end. The type is in http_server_type.c.
+ * http_server.c - what the connections of one server share: timeouts, the date, error reports, the
+ * orderly end. The type is in http_server_type.c.
  */
 #include "python/http.h"
 

@@ -159,10 +159,19 @@ struct server_args {
 static int
 parse_args(PyObject *args, PyObject *kwargs, struct server_args *ret)
 {
-    static const char *const NAMES[] = {
-        "loop", "app", "on_error", "state", "root_path", "access_log", "timeout_keep_alive",
-        "timeout_headers", "limit_concurrency", "limit_body_size", "server_header", "date_header",
-        NULL};
+    static const char *const NAMES[] = {"loop",
+                                        "app",
+                                        "on_error",
+                                        "state",
+                                        "root_path",
+                                        "access_log",
+                                        "timeout_keep_alive",
+                                        "timeout_headers",
+                                        "limit_concurrency",
+                                        "limit_body_size",
+                                        "server_header",
+                                        "date_header",
+                                        NULL};
     *ret = (struct server_args){.state = Py_None,
                                 .write_log = Py_None,
                                 .timeout_keep_alive = 5,

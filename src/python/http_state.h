@@ -24,8 +24,8 @@ struct pyl_http_state {
     PyObject *slash;       /* "/" */
     PyObject *slash_bytes; /* b"/" */
     PyObject *empty_bytes;
-    PyObject *asgi;            /* templates, copied before they are given away */
-    PyObject *request_event;   /* {"type": "http.request", "body": b"", "more_body": False} */
+    PyObject *asgi;          /* templates, copied before they are given away */
+    PyObject *request_event; /* {"type": "http.request", "body": b"", "more_body": False} */
     PyObject *disconnect_event;
     PyObject *await_helper; /* wraps an awaitable that is no coroutine */
     struct pyl_http_known_name names[PYL_HTTP_NAME_SLOTS]; /* open addressing */

@@ -1,9 +1,9 @@
 /*
  * http_wait.c - what receive() and send() return: an awaitable that is done, and one that waits.
  *
- * Both have a coroutine's methods, because applications hand them to create_task() and wait_for(). The
- * message is taken from the request at the moment the waiter runs again, so a cancelled receive()
- * loses nothing.
+ * Both have a coroutine's methods, because applications hand them to create_task() and wait_for().
+ * The message is taken from the request at the moment the waiter runs again, so a cancelled
+ * receive() loses nothing.
  */
 #include "python/http.h"
 

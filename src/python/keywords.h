@@ -12,7 +12,7 @@ int pyl_keyword_get(const char *function, PyObject *const *values, PyObject *nam
                     PyObject **ret);
 
 /* The same for one argument that may also be positional: f(x=default). 0 or -1. */
-int pyl_argument_get(const char *function, PyObject *const *args, Py_ssize_t count,
-                     PyObject *names, PyObject *name, PyObject **ret);
+int pyl_argument_get(const char *function, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                     PyObject *name, PyObject **ret);
 
 #endif

@@ -12,8 +12,8 @@
 /* loop.create_future(). New reference, or NULL. */
 PyObject *pyl_future_new(struct pyl_loop *loop);
 
-/* Complete a Future of ours. Nothing happens if it is done (cancelled) already. The value is borrowed.
- * 0, or -1 with an exception. */
+/* Complete a Future of ours. Nothing happens if it is done (cancelled) already. The value is
+ * borrowed. 0, or -1 with an exception. */
 int pyl_future_set_result(PyObject *future, PyObject *result);
 int pyl_future_set_exception(PyObject *future, PyObject *exception);
 bool pyl_future_is_done(PyObject *future);
@@ -32,24 +32,25 @@ void pyl_future_clear_done_hook(PyObject *future);
 int pyl_future_outcome(PyObject *future, bool is_retrieved, PyObject **ret);
 
 /*
- * A Task for `coro`, in `context` (NULL: a copy of the current one). is_eager: the first step runs inside
- * this call, in the context, with current_task() right; a coroutine that finishes in it is
+ * A Task for `coro`, in `context` (NULL: a copy of the current one). is_eager: the first step runs
+ * inside this call, in the context, with current_task() right; a coroutine that finishes in it is
  * never queued nor registered. name NULL: numbered lazily.
  * New reference, or NULL with an exception (the coroutine is then not started).
  */
 PyObject *pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
                        bool is_eager);
 
-/* The same for loop.create_task(): an eager task is in asyncio.all_tasks() during its first step, and no task
- * is eager before the loop runs. */
-PyObject *pyl_task_create(struct pyl_loop *loop, PyObject *coro, PyObject *name,
-                          PyObject *context, bool is_eager);
+/* The same for loop.create_task(): an eager task is in asyncio.all_tasks() during its first step,
+ * and no task is eager before the loop runs. */
+PyObject *pyl_task_create(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
+                          bool is_eager);
 
-/* task.cancel(msg): 1 if a cancellation was requested, 0 if it is done already, -1 with an exception. */
+/* task.cancel(msg): 1 if a cancellation was requested, 0 if it is done already, -1 with an
+ * exception. */
 int pyl_task_cancel(PyObject *task, PyObject *message);
 
-/* An awaitable that is done already with None: `await x` costs no suspension. New reference to one shared
- * object of the module. */
+/* An awaitable that is done already with None: `await x` costs no suspension. New reference to one
+ * shared object of the module. */
 PyObject *pyl_done_awaitable(struct pyl_state *state);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * task_current.c - what asyncio knows of our tasks: which one is current, and which ones exist.
  *
- * Up to 3.13 the current tasks are a dict keyed by loop, which asyncio's C and Python code share; we use the
- * dict itself. From 3.14 on the current task is in the thread state, to be reached
+ * Up to 3.13 the current tasks are a dict keyed by loop, which asyncio's C and Python code share;
+ * we use the dict itself. From 3.14 on the current task is in the thread state, to be reached
  * through asyncio's functions only.
  */
 #include "python/future.h"
@@ -15,7 +15,8 @@ static int
 raise_other_current(struct pyl_task *task, PyObject *current)
 {
     PyErr_Format(PyExc_RuntimeError,
-                 "Cannot enter into task %R while another task %R is being executed.", task, current);
+                 "Cannot enter into task %R while another task %R is being executed.", task,
+                 current);
     return -1;
 }
 
@@ -55,8 +56,8 @@ pyl_task_leave(struct pyl_task *task)
         return PyDict_DelItem(currents, loop);
     }
     if (!PyErr_Occurred()) {
-        PyErr_Format(PyExc_RuntimeError, "Leaving task %R does not match the current task %R.", task,
-                     current != NULL ? current : Py_None);
+        PyErr_Format(PyExc_RuntimeError, "Leaving task %R does not match the current task %R.",
+                     task, current != NULL ? current : Py_None);
     }
     return -1;
 }

@@ -83,19 +83,18 @@ pyl_task_cancel(PyObject *op, PyObject *message)
     return task_cancel_in_section(pyl_task_cast(op), message);
 }
 
-PyDoc_STRVAR(cancel_doc,
-             "cancel($self, /, msg=None)\n--\n\n"
-             "Request that this task cancel itself.\n\n"
-             "This arranges for a CancelledError to be thrown into the\n"
-             "wrapped coroutine on the next cycle through the event loop.\n"
-             "The coroutine then has a chance to clean up or even deny\n"
-             "the request using try/except/finally.\n\n"
-             "Unlike Future.cancel, this does not guarantee that the\n"
-             "task will be cancelled: the exception might be caught and\n"
-             "acted upon, delaying cancellation of the task or preventing\n"
-             "cancellation completely.  The task may also return a value or\n"
-             "raise a different exception.\n\n"
-             "This also increases the task's count of cancellation requests.");
+PyDoc_STRVAR(cancel_doc, "cancel($self, /, msg=None)\n--\n\n"
+                         "Request that this task cancel itself.\n\n"
+                         "This arranges for a CancelledError to be thrown into the\n"
+                         "wrapped coroutine on the next cycle through the event loop.\n"
+                         "The coroutine then has a chance to clean up or even deny\n"
+                         "the request using try/except/finally.\n\n"
+                         "Unlike Future.cancel, this does not guarantee that the\n"
+                         "task will be cancelled: the exception might be caught and\n"
+                         "acted upon, delaying cancellation of the task or preventing\n"
+                         "cancellation completely.  The task may also return a value or\n"
+                         "raise a different exception.\n\n"
+                         "This also increases the task's count of cancellation requests.");
 
 static PyObject *
 method_cancel(PyObject *op, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -234,14 +233,13 @@ method_get_stack(PyObject *op, PyObject *args, PyObject *kwargs)
     return PyObject_Vectorcall(pyl_future_cast(op)->state->task_get_stack, stack, 2, NULL);
 }
 
-PyDoc_STRVAR(print_stack_doc,
-             "print_stack($self, /, *, limit=None, file=None)\n--\n\n"
-             "Print the stack or traceback for this task's coroutine.\n\n"
-             "This produces output similar to that of the traceback module,\n"
-             "for the frames retrieved by get_stack().  The limit argument\n"
-             "is passed to get_stack().  The file argument is an I/O stream\n"
-             "to which the output is written; by default output is written\n"
-             "to sys.stderr.");
+PyDoc_STRVAR(print_stack_doc, "print_stack($self, /, *, limit=None, file=None)\n--\n\n"
+                              "Print the stack or traceback for this task's coroutine.\n\n"
+                              "This produces output similar to that of the traceback module,\n"
+                              "for the frames retrieved by get_stack().  The limit argument\n"
+                              "is passed to get_stack().  The file argument is an I/O stream\n"
+                              "to which the output is written; by default output is written\n"
+                              "to sys.stderr.");
 
 static PyObject *
 method_print_stack(PyObject *op, PyObject *args, PyObject *kwargs)

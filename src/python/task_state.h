@@ -7,14 +7,10 @@
 #include "python/freelist.h"
 
 struct pyl_task_state {
-    PyObject *context_names;   /* ("context",): keyword names of a vectorcall */
-    PyObject *coroutine_types; /* set: types that asyncio.iscoroutine() accepted */
-    PyObject *done_awaitable;  /* the one instance */
-#if PYL_FREE_THREADED
+    PyObject *context_names;                 /* ("context",): keyword names of a vectorcall */
+    PyObject *coroutine_types;               /* set: types that asyncio.iscoroutine() accepted */
+    PyObject *done_awaitable;                /* the one instance */
     _Atomic unsigned long long name_counter; /* any thread, relaxed: only uniqueness matters */
-#else
-    unsigned long long name_counter; /* guarded by the GIL */
-#endif
     struct pyl_freelist future_freelist;
     struct pyl_freelist task_freelist;
 };

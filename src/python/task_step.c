@@ -1,8 +1,8 @@
 /*
  * task_step.c - running a task: who wakes it, one step, the first step of an eager one.
  *
- * On a loop of ours the task itself is what the run queue holds: no Handle, no callable. On any other
- * loop, in debug mode, and where call_soon() is overridden, a step is a callable given to
+ * On a loop of ours the task itself is what the run queue holds: no Handle, no callable. On any
+ * other loop, in debug mode, and where call_soon() is overridden, a step is a callable given to
  * loop.call_soon(), exactly as asyncio's tasks do it.
  *
  *   SUSPENDED --wake, schedule--> QUEUED --run--> STEPPING --yield--> SUSPENDED | QUEUED
@@ -144,7 +144,8 @@ finish_raised(struct pyl_task *task)
     return rc;
 }
 
-/* Which exception this step starts with: the given one, or the cancellation that is due. 0 or -1. */
+/* Which exception this step starts with: the given one, or the cancellation that is due. 0 or -1.
+ */
 static int
 choose_thrown(struct pyl_task *task, PyObject *given, PyObject **ret)
 {
@@ -152,8 +153,7 @@ choose_thrown(struct pyl_task *task, PyObject *given, PyObject **ret)
     if (PYL_LIKELY(!task->future.must_cancel)) {
         return 0;
     }
-    if (given == NULL ||
-        !PyErr_GivenExceptionMatches(given, task->future.state->cancelled_error)) {
+    if (given == NULL || !PyErr_GivenExceptionMatches(given, task->future.state->cancelled_error)) {
         PyObject *error = pyl_future_make_cancelled(&task->future);
         if (error == NULL) {
             Py_CLEAR(*ret);
@@ -208,11 +208,14 @@ step_entered(struct pyl_task *task, PyObject *exception)
     return finish_raised(task);
 }
 
-/* As step_entered(), but never in two threads at once: before CPython 3.15 that corrupts the coroutine. */
+/* As step_entered(), but never in two threads at once: before CPython 3.15 that corrupts the
+ * coroutine. */
 static int
 step_exclusively(struct pyl_task *task, PyObject *exception)
 {
-#if PYL_FREE_THREADED
+    if (!PYL_FREE_THREADED) {
+        return step_entered(task, exception);
+    }
     if (atomic_exchange_explicit(&task->is_stepping, true, memory_order_acquire)) {
         PyErr_SetString(PyExc_RuntimeError, "the task is being stepped already");
         return -1;
@@ -221,9 +224,6 @@ step_exclusively(struct pyl_task *task, PyObject *exception)
     /* Pairs with the exchange above: the next stepper sees the coroutine as we left it. */
     atomic_store_explicit(&task->is_stepping, false, memory_order_release);
     return rc;
-#else
-    return step_entered(task, exception);
-#endif
 }
 
 static int
@@ -340,7 +340,8 @@ pyl_task_run_job(struct pyl_job *job)
     task->future.is_woken = false;
 
     /* Both are missing only if somebody called __init__() again and it failed. */
-    if (PYL_LIKELY(loop != NULL && context != NULL) && run_in_context(task, context, is_woken) < 0) {
+    if (PYL_LIKELY(loop != NULL && context != NULL) &&
+        run_in_context(task, context, is_woken) < 0) {
         pyl_loop_report(loop, "Exception in callback Task.task_step()", "task", (PyObject *)task);
     }
     Py_XDECREF(context);

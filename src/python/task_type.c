@@ -1,8 +1,8 @@
 /*
  * task_type.c - the type pyloop._core.Task: construction, garbage collection, the end.
  *
- * Not here: its methods and attributes (task_methods.c), running it (task_step.c, task_yield.c), what asyncio
- * knows of it (task_current.c).
+ * Not here: its methods and attributes (task_methods.c), running it (task_step.c, task_yield.c),
+ * what asyncio knows of it (task_current.c).
  */
 #include "python/future.h"
 
@@ -288,8 +288,8 @@ static PyType_Slot task_slots[] = {
 static PyType_Spec task_spec = {
     .name = "pyloop._core.Task",
     .basicsize = sizeof(struct pyl_task),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = task_slots,
 };
 

@@ -1,9 +1,9 @@
 /*
  * task_yield.c - what a coroutine yielded decides when its task runs again.
  *
- * A future of ours is told in C. Every other object with a _asyncio_future_blocking that is not None is
- * asked through its attributes. None gives up the rest of the turn. The rest is a mistake, which
- * is raised in the coroutine.
+ * A future of ours is told in C. Every other object with a _asyncio_future_blocking that is not
+ * None is asked through its attributes. None gives up the rest of the turn. The rest is a mistake,
+ * which is raised in the coroutine.
  */
 #include "python/future.h"
 
@@ -149,9 +149,9 @@ handle_foreign(struct pyl_task *task, PyObject *yielded)
         return -1;
     }
     if (is_generator) {
-        return raise_soon(
-            task, "yield was used instead of yield from for generator in task %R with %R",
-            (PyObject *)task, yielded);
+        return raise_soon(task,
+                          "yield was used instead of yield from for generator in task %R with %R",
+                          (PyObject *)task, yielded);
     }
     return raise_soon(task, "Task got bad yield: %R", yielded, NULL);
 }

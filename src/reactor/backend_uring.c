@@ -419,9 +419,9 @@ ring_flush(struct io_uring *ring)
 }
 
 /*
- * One io_uring_enter(2). When a signal interrupts the wait after requests were taken, the kernel returns
- * their number, and liburing's waiting functions then wait again, with the whole timeout: the
- * signal's handler in Python would not run before something else happens.
+ * One io_uring_enter(2). When a signal interrupts the wait after requests were taken, the kernel
+ * returns their number, and liburing's waiting functions then wait again, with the whole timeout:
+ * the signal's handler in Python would not run before something else happens.
  */
 static int
 ring_submit_and_wait(struct io_uring *ring, int64_t timeout_ns)

@@ -222,7 +222,8 @@ on_quiet_signal(int number)
     (void)number;
 }
 
-/* Goal: a signal ends a wait also if ops go to the kernel with it: its Python handler has to run. */
+/* Goal: a signal ends a wait also if ops go to the kernel with it: its Python handler has to run.
+ */
 BACKEND_TEST(backend_wake, signal_ends_a_wait_that_submits)
 {
     struct sigaction action = {.sa_handler = on_quiet_signal};

@@ -3,9 +3,9 @@
 
     python tests/cpython/matrix.py [--python PATH ...] [--readme FILE] [--debug off|on|both] [--repeat N]
 
-Every PATH is an interpreter with pyloop (and for its column uvloop) installed and with test.test_asyncio present. Prints a
-Markdown table; with --readme also puts it between the marks `<!-- conformance -->` of that file. Exit status 1 if pyloop failed
-a test anywhere.
+Every PATH is an interpreter with pyloop (and for its column uvloop) installed and with test.test_asyncio
+present. Prints a Markdown table; with --readme also puts it between the marks `<!-- conformance -->` of that
+file. Exit status 1 if pyloop failed a test anywhere.
 """
 
 import argparse
@@ -52,7 +52,9 @@ def cell(counts):
     if counts is None:
         return "not installed"
     passed, failed, skipped, _ = counts
-    return f"{passed} passed, **{failed} failed**, {skipped} skipped" if failed else f"{passed} passed, {skipped} skipped"
+    if failed:
+        return f"{passed} passed, **{failed} failed**, {skipped} skipped"
+    return f"{passed} passed, {skipped} skipped"
 
 
 def put_into(path, table):

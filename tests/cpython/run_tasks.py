@@ -7,7 +7,8 @@ Our types take the place of asyncio's C types before the test modules are import
 what the stock loop creates, and the `cls`, `Task` and `Future` of the base classes in test_futures and
 test_tasks. What is skipped is listed here with its reason; such a test runs all the same, and it is an error
 if it passes. --only replaces one of the two, so that it meets asyncio's own other half. The loop is asyncio's;
-with --loop pyloop it is ours, and not in debug mode, so that steps take the short way. PATTERN is matched against `test_tasks.Class.test_name`, wildcards allowed.
+with --loop pyloop it is ours, and not in debug mode, so that steps take the short way. PATTERN is matched against
+`test_tasks.Class.test_name`, wildcards allowed.
 Last line: N passed, N failed, N skipped. Exit status 1 if anything failed.
 """
 

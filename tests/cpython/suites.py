@@ -1,7 +1,7 @@
 """Which of CPython's asyncio tests say something about a foreign loop, as unittest test cases.
 
-Two kinds: mixins subclassed here (they ask for a loop by a method), and whole modules run under the injection of inject.py.
-Classes that are about the stock loops themselves (selector, proactor, Windows) are left out by name.
+Two kinds: mixins subclassed here (they ask for a loop by a method), and whole modules run under the injection
+of inject.py. Classes that are about the stock loops themselves (selector, proactor, Windows) are left out by name.
 """
 
 import importlib
@@ -58,7 +58,8 @@ def _mixin_classes(new_loop):
     by_create = {"create_event_loop": create_event_loop}
     by_new = {"new_loop": create_event_loop}
     return {
-        "events": [type("Events", (events.EventLoopTestsMixin, events.SubprocessTestsMixin, utils.TestCase), by_create)],
+        "events": [type("Events", (events.EventLoopTestsMixin, events.SubprocessTestsMixin, utils.TestCase),
+                        by_create)],
         "sock": [type("Sock", (sock.BaseSockTestsMixin, utils.TestCase), by_create)],
         "sendfile": [type("Sendfile", (sendfile.SendfileTestsBase, utils.TestCase), by_create)],
         "server": [type("StartServer", (server.SelectorStartServerTests,), by_new)],

@@ -1,6 +1,6 @@
 /*
- * fuzz_http1.c - any bytes, cut anywhere: the parser neither crashes nor reads out of bounds, and gives the
- * same events as for the whole. The first byte of the input seeds the cuts.
+ * fuzz_http1.c - any bytes, cut anywhere: the parser neither crashes nor reads out of bounds, and
+ * gives the same events as for the whole. The first byte of the input seeds the cuts.
  *
  * With clang -fsanitize=fuzzer,address a fuzzer; with replay.c a test over the corpus.
  */

@@ -1,6 +1,6 @@
 /*
- * replay.c - runs a fuzz target over the files of a corpus folder, and over every prefix of each, so that
- * the fuzzers' finds are ordinary tests. Usage: replay FOLDER
+ * replay.c - runs a fuzz target over the files of a corpus folder, and over every prefix of each,
+ * so that the fuzzers' finds are ordinary tests. Usage: replay FOLDER
  */
 #include <dirent.h>
 #include <stdint.h>

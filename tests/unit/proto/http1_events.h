@@ -1,6 +1,6 @@
 /*
- * http1_events.h - test helper: feeds a byte stream to a parser in pieces and writes its events down
- * as text, so that two ways of cutting a stream can be compared. Also used by the fuzz target.
+ * http1_events.h - test helper: feeds a byte stream to a parser in pieces and writes its events
+ * down as text, so that two ways of cutting a stream can be compared. Also used by the fuzz target.
  */
 #ifndef PYL_TESTS_HTTP1_EVENTS_H
 #define PYL_TESTS_HTTP1_EVENTS_H
@@ -61,13 +61,15 @@ http1_log_head(struct http1_log *log, const struct pyl_http1_head *head)
     http1_log_bytes(log, "?", 1);
     http1_log_bytes(log, pyl_http1_bytes(head, head->query), head->query.size);
     http1_log_format(log, " 1.%u%s%s%s", head->minor_version, head->is_keep_alive ? "" : " close",
-                     head->is_continue_expected ? " expect" : "", head->is_chunked ? " chunked" : "");
+                     head->is_continue_expected ? " expect" : "",
+                     head->is_chunked ? " chunked" : "");
     if (head->has_content_length) {
         http1_log_format(log, " %llu", (unsigned long long)head->content_length);
     }
     for (uint32_t i = 0; i < head->field_count; i++) {
         http1_log_bytes(log, "|", 1);
-        http1_log_bytes(log, pyl_http1_bytes(head, head->fields[i].name), head->fields[i].name.size);
+        http1_log_bytes(log, pyl_http1_bytes(head, head->fields[i].name),
+                        head->fields[i].name.size);
         http1_log_bytes(log, "=", 1);
         http1_log_bytes(log, pyl_http1_bytes(head, head->fields[i].value),
                         head->fields[i].value.size);
@@ -111,7 +113,8 @@ http1_feed(struct pyl_http1 *parser, struct http1_log *log, const uint8_t *data,
             pyl_http1_drop_head(parser);
             /* The parser library's wording changes between its versions. */
             bool is_library = parser->reason == llhttp_get_error_reason(&parser->ll);
-            http1_log_format(log, "%u %s\n", parser->status, is_library ? "llhttp" : parser->reason);
+            http1_log_format(log, "%u %s\n", parser->status,
+                             is_library ? "llhttp" : parser->reason);
         }
         assert(event.flags != 0 || event.consumed == left);
         used += event.consumed;

@@ -1,6 +1,6 @@
 /*
- * test_http1.c - request parsing: what is accepted and how it is read, what is refused and with which
- * status, and that neither depends on where the stream is cut.
+ * test_http1.c - request parsing: what is accepted and how it is read, what is refused and with
+ * which status, and that neither depends on where the stream is cut.
  */
 #include "http1_events.h"
 
@@ -67,8 +67,8 @@ static void
 check_vectors(const struct vector *vectors, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        check_stream(vectors[i].name, vectors[i].input, strlen(vectors[i].input),
-                     vectors[i].events, NULL);
+        check_stream(vectors[i].name, vectors[i].input, strlen(vectors[i].input), vectors[i].events,
+                     NULL);
     }
 }
 
@@ -80,14 +80,17 @@ Test(http1, reads_well_formed_requests)
     static const struct vector VECTORS[] = {
         {"plain", "GET / HTTP/1.1\r\n" HOST "\r\n", "GET /? 1.1|Host=a\nend\n"},
         {"query", "GET /a/b?c=d?e HTTP/1.1\r\n" HOST "\r\n", "GET /a/b?c=d?e 1.1|Host=a\nend\n"},
-        {"fields", "GET / HTTP/1.1\r\n" HOST "X-A:1\r\nX-B: \t 2 3 \t \r\nx-empty:\r\nX-C: \xe9\r\n\r\n",
+        {"fields",
+         "GET / HTTP/1.1\r\n" HOST "X-A:1\r\nX-B: \t 2 3 \t \r\nx-empty:\r\nX-C: \xe9\r\n\r\n",
          "GET /? 1.1|Host=a|X-A=1|X-B=2 3|x-empty=|X-C=\xe9\nend\n"},
-        {"last field empty", "GET / HTTP/1.1\r\n" HOST "x:   \r\n\r\n", "GET /? 1.1|Host=a|x=\nend\n"},
+        {"last field empty", "GET / HTTP/1.1\r\n" HOST "x:   \r\n\r\n",
+         "GET /? 1.1|Host=a|x=\nend\n"},
         {"repeated field", "GET / HTTP/1.1\r\n" HOST "a: 1\r\na: 2\r\n\r\n",
          "GET /? 1.1|Host=a|a=1|a=2\nend\n"},
         {"empty lines first", "\r\n\r\nGET / HTTP/1.1\r\n" HOST "\r\n", "GET /? 1.1|Host=a\nend\n"},
         {"1.0", "GET / HTTP/1.0\r\n\r\n", "GET /? 1.0 close\nend\n"},
-        {"1.0 keep-alive", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
+        {"1.0 keep-alive",
+         "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
          "GET /? 1.0|Connection=keep-alive\nend\nGET /b? 1.0 close\nend\n"},
         {"close", "GET / HTTP/1.1\r\n" HOST "Connection: x, Close\r\n\r\n",
          "GET /? 1.1 close|Host=a|Connection=x, Close\nend\n"},
@@ -121,7 +124,8 @@ Test(http1, reads_well_formed_requests)
          "GET /b HTTP/1.1\r\n" HOST "\r\n",
          "GET /? 1.1|Host=a|Connection=Upgrade|Upgrade=websocket\nend\nGET /b? 1.1|Host=a\nend\n"},
         {"upgrade with content",
-         "POST / HTTP/1.1\r\n" HOST "Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n"
+         "POST / HTTP/1.1\r\n" HOST
+         "Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\n"
          "abcGET /b HTTP/1.1\r\n" HOST "\r\n",
          "POST /? 1.1 3|Host=a|Connection=Upgrade|Upgrade=h2c|Content-Length=3\n+abc\nend\n"
          "GET /b? 1.1|Host=a\nend\n"},
@@ -145,41 +149,36 @@ Test(http1, refuses_smuggling)
     static const struct vector VECTORS[] = {
         {"length then coding", POST "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
          "400 llhttp\n"},
-        {"coding then length", TE "Content-Length: 4\r\n\r\n",
-         "400 llhttp\n"},
-        {"two lengths", POST "Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
-         "400 llhttp\n"},
+        {"coding then length", TE "Content-Length: 4\r\n\r\n", "400 llhttp\n"},
+        {"two lengths", POST "Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd", "400 llhttp\n"},
         {"length list", POST "Content-Length: 4, 4\r\n\r\nabcd", "400 llhttp\n"},
         {"length plus", POST "Content-Length: +4\r\n\r\nabcd", "400 llhttp\n"},
         {"length minus", POST "Content-Length: -4\r\n\r\nabcd", "400 llhttp\n"},
         {"length hex", POST "Content-Length: 0x4\r\n\r\nabcd", "400 llhttp\n"},
         {"length empty", POST "Content-Length: \r\n\r\n", "400 llhttp\n"},
-        {"length overflow", POST "Content-Length: 99999999999999999999\r\n\r\n",
-         "400 llhttp\n"},
+        {"length overflow", POST "Content-Length: 99999999999999999999\r\n\r\n", "400 llhttp\n"},
         {"coding not final", POST "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
          "400 llhttp\n"},
         {"coding unknown", POST "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
          "501 Transfer-Encoding is not implemented\n"},
         {"coding twice", POST "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
          "400 llhttp\n"},
-        {"coding fields twice", TE "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-         "400 llhttp\n"},
+        {"coding fields twice", TE "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 llhttp\n"},
         {"coding identity", POST "Transfer-Encoding: identity\r\n\r\n",
          "400 Transfer-Encoding does not end in chunked\n"},
-        {"coding with vertical tab", POST "Transfer-Encoding: \x0b" "chunked\r\n\r\n0\r\n\r\n",
+        {"coding with vertical tab",
+         POST "Transfer-Encoding: \x0b"
+              "chunked\r\n\r\n0\r\n\r\n",
          "400 llhttp\n"},
         {"coding in 1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
          "400 Transfer-Encoding in an HTTP/1.0 request\n"},
         {"bare LF after the line", "GET / HTTP/1.1\nHost: a\r\n\r\n", "400 llhttp\n"},
         {"bare LF after a field", "GET / HTTP/1.1\r\nHost: a\n\r\n", "400 llhttp\n"},
         {"bare LF ends the head", "GET / HTTP/1.1\r\n" HOST "\n", "400 llhttp\n"},
-        {"bare CR in a value", "GET / HTTP/1.1\r\n" HOST "a: b\rc\r\n\r\n",
-         "400 llhttp\n"},
-        {"obsolete folding", "GET / HTTP/1.1\r\n" HOST "a: b\r\n c\r\n\r\n",
-         "400 llhttp\n"},
+        {"bare CR in a value", "GET / HTTP/1.1\r\n" HOST "a: b\rc\r\n\r\n", "400 llhttp\n"},
+        {"obsolete folding", "GET / HTTP/1.1\r\n" HOST "a: b\r\n c\r\n\r\n", "400 llhttp\n"},
         {"space before colon", "GET / HTTP/1.1\r\n" HOST "a : b\r\n\r\n", "400 llhttp\n"},
-        {"space before first field", "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
-         "400 llhttp\n"},
+        {"space before first field", "GET / HTTP/1.1\r\n Host: a\r\n\r\n", "400 llhttp\n"},
         {"no colon", "GET / HTTP/1.1\r\n" HOST "abc\r\n\r\n", "400 llhttp\n"},
         {"empty name", "GET / HTTP/1.1\r\n" HOST ": x\r\n\r\n", "400 llhttp\n"},
         {"chunk size empty", TE "\r\n\r\n", TE_HEAD "400 llhttp\n"},
@@ -188,10 +187,8 @@ Test(http1, refuses_smuggling)
         {"chunk size space", TE "\r\n1 \r\na\r\n", TE_HEAD "400 llhttp\n"},
         {"chunk size overflow", TE "\r\nfffffffffffffffff\r\n", TE_HEAD "400 llhttp\n"},
         {"chunk bare LF", TE "\r\n1\na\r\n0\r\n\r\n", TE_HEAD "400 llhttp\n"},
-        {"chunk without CRLF", TE "\r\n1\r\nab0\r\n\r\n",
-         TE_HEAD "+a\n400 llhttp\n"},
-        {"chunk extension bare LF", TE "\r\n1;a\nGET / HTTP/1.1\r\n",
-         TE_HEAD "400 llhttp\n"},
+        {"chunk without CRLF", TE "\r\n1\r\nab0\r\n\r\n", TE_HEAD "+a\n400 llhttp\n"},
+        {"chunk extension bare LF", TE "\r\n1;a\nGET / HTTP/1.1\r\n", TE_HEAD "400 llhttp\n"},
         {"trailer frames", TE "\r\n0\r\nContent-Length: 1\r\n\r\n", TE_HEAD "400 llhttp\n"},
         {"trailer routes", TE "\r\n0\r\nx: y\r\nHOST: b\r\n\r\n",
          TE_HEAD "400 Forbidden trailer field\n"},
@@ -223,7 +220,8 @@ Test(http1, refuses_bad_hosts_and_targets)
         {"target without host", "GET http:/// HTTP/1.1\r\n" HOST "\r\n",
          "400 Invalid request target\n"},
         {"relative target", "GET a/b HTTP/1.1\r\n" HOST "\r\n", "400 llhttp\n"},
-        {"fragment", "GET /a#b HTTP/1.1\r\n" HOST "\r\n", "400 Invalid character in request target\n"},
+        {"fragment", "GET /a#b HTTP/1.1\r\n" HOST "\r\n",
+         "400 Invalid character in request target\n"},
         {"asterisk for GET", "GET * HTTP/1.1\r\n" HOST "\r\n", "400 Invalid request target\n"},
         {"asterisk and more", "OPTIONS *a HTTP/1.1\r\n" HOST "\r\n",
          "400 Invalid request target\n"},
@@ -253,8 +251,7 @@ Test(http1, answers_foreign_protocols)
         {"9.9", "GET / HTTP/9.9\r\n" HOST "\r\n", "505 HTTP version is not supported\n"},
         {"version noise", "GET / HTTP/x.1\r\n" HOST "\r\n", "400 llhttp\n"},
         {"version digits", "GET / HTTP/1.10\r\n" HOST "\r\n", "400 llhttp\n"},
-        {"lower-case protocol", "GET / http/1.1\r\n" HOST "\r\n",
-         "400 llhttp\n"},
+        {"lower-case protocol", "GET / http/1.1\r\n" HOST "\r\n", "400 llhttp\n"},
         {"http/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 HTTP/2 is not supported\n"},
         {"rtsp method", "DESCRIBE / RTSP/1.0\r\n\r\n", "501 Method is not implemented\n"},
         {"rtsp protocol", "OPTIONS * RTSP/1.0\r\n\r\n", "505 Protocol is not supported\n"},
@@ -290,17 +287,23 @@ Test(http1, enforces_limits)
     static const struct vector VECTORS[] = {
         {"longest line", "GET /aaaaaaaaaaaaaaaaaa HTTP/1.1\r\n" HOST "\r\n",
          "GET /aaaaaaaaaaaaaaaaaa? 1.1|Host=a\nend\n"},
-        {"line", "GET /aaaaaaaaaaaaaaaaaaa HTTP/1.1\r\n" HOST "\r\n", "414 Request line is too long\n"},
-        {"line before noise", "GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x01", "414 Request line is too long\n"},
-        {"noise before the line is too long", "GET /a\x01" "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        {"line", "GET /aaaaaaaaaaaaaaaaaaa HTTP/1.1\r\n" HOST "\r\n",
+         "414 Request line is too long\n"},
+        {"line before noise", "GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x01",
+         "414 Request line is too long\n"},
+        {"noise before the line is too long",
+         "GET /a\x01"
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
          "400 llhttp\n"},
         {"longest head", "GET / HTTP/1.1\r\n" HOST "x: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n",
          "GET /? 1.1|Host=a|x=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\nend\n"},
         {"head", "GET / HTTP/1.1\r\n" HOST "x: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n",
          "431 Header fields are too large\n"},
-        {"head before noise", "GET / HTTP/1.1\r\n" HOST "x: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x01",
+        {"head before noise",
+         "GET / HTTP/1.1\r\n" HOST "x: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x01",
          "431 Header fields are too large\n"},
-        {"fields", "GET / HTTP/1.1\r\n" HOST "a:b\r\nc:d\r\n\r\n", "GET /? 1.1|Host=a|a=b|c=d\nend\n"},
+        {"fields", "GET / HTTP/1.1\r\n" HOST "a:b\r\nc:d\r\n\r\n",
+         "GET /? 1.1|Host=a|a=b|c=d\nend\n"},
         {"too many fields", "GET / HTTP/1.1\r\n" HOST "a:b\r\nc:d\r\ne:f\r\n\r\n",
          "431 Too many header fields\n"},
         {"content", "PUT / HTTP/1.1\r\n" HOST "Content-Length: 8\r\n\r\n12345678",
@@ -308,8 +311,10 @@ Test(http1, enforces_limits)
         {"content too large", "PUT / HTTP/1.1\r\n" HOST "Content-Length: 9\r\n\r\n12345678",
          "413 Content is too large\n"},
         {"chunks too large",
-         "PUT / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n6\r\n123456\r\n3\r\n789\r\n0\r\n\r\n",
-         "PUT /? 1.1 chunked|Host=a|Transfer-Encoding=chunked\n+12345678\n413 Content is too large\n"},
+         "PUT / HTTP/1.1\r\n" HOST
+         "Transfer-Encoding: chunked\r\n\r\n6\r\n123456\r\n3\r\n789\r\n0\r\n\r\n",
+         "PUT /? 1.1 chunked|Host=a|Transfer-Encoding=chunked\n+12345678\n413 Content is too "
+         "large\n"},
     };
     for (size_t i = 0; i < sizeof(VECTORS) / sizeof(VECTORS[0]); i++) {
         check_stream(VECTORS[i].name, VECTORS[i].input, strlen(VECTORS[i].input), VECTORS[i].events,
@@ -317,7 +322,8 @@ Test(http1, enforces_limits)
     }
 }
 
-/* A stream of the given prefix, `count` times `unit`, and suffix; cut into pieces of 1000 bytes or not. */
+/* A stream of the given prefix, `count` times `unit`, and suffix; cut into pieces of 1000 bytes or
+ * not. */
 static void
 check_long_stream(const char *prefix, const char *unit, size_t count, const char *suffix,
                   const char *expected_end)
@@ -353,7 +359,8 @@ check_long_stream(const char *prefix, const char *unit, size_t count, const char
 
 #define CHUNKED_HEAD "POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n"
 
-/* Goal: the default limits hold at their documented sizes, and framing cannot grow without content. */
+/* Goal: the default limits hold at their documented sizes, and framing cannot grow without content.
+ */
 Test(http1, enforces_default_limits)
 {
     check_long_stream("GET /", "a", 8192 - 5 - 9, " HTTP/1.1\r\n" HOST "\r\n", "end\n");
@@ -378,7 +385,8 @@ Test(http1, enforces_default_limits)
                       "413 Chunk framing is too large\n");
 }
 
-/* Goal: between two requests a parser holds nothing, and an unfinished one gives back what it held. */
+/* Goal: between two requests a parser holds nothing, and an unfinished one gives back what it held.
+ */
 Test(http1, holds_a_head_only_during_a_request)
 {
     static const char TEXT[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -36,8 +36,8 @@ write_reply(struct reply *reply, uint8_t minor, bool is_head, bool is_keep_alive
             return;
         }
     }
-    out = pyl_http1_response_end_head(&reply->response, content_size, (const uint8_t *)"d: e\r\n", 6,
-                                      out);
+    out = pyl_http1_response_end_head(&reply->response, content_size, (const uint8_t *)"d: e\r\n",
+                                      6, out);
     *out = '\0';
 }
 
@@ -111,10 +111,21 @@ Test(http1_response, bodiless_responses)
 Test(http1_response, refuses_header_injection)
 {
     static const struct field BAD[] = {
-        {"", "x"},         {"a b", "x"},      {"a:", "x"},           {"a\r\nb", "x"},
-        {"a", "x\r\ny"},   {"a", "x\ny"},     {"a", "\rx"},          {"a", "0123456\n"},
-        {"a", "01234567\x7f"}, {"a", "\x01"}, {"a", "\t0123456\x1f"}, {"\xe9", "x"},
-        {"content-length", "-1"}, {"content-length", ""}, {"content-length", "1x"},
+        {"", "x"},
+        {"a b", "x"},
+        {"a:", "x"},
+        {"a\r\nb", "x"},
+        {"a", "x\r\ny"},
+        {"a", "x\ny"},
+        {"a", "\rx"},
+        {"a", "0123456\n"},
+        {"a", "01234567\x7f"},
+        {"a", "\x01"},
+        {"a", "\t0123456\x1f"},
+        {"\xe9", "x"},
+        {"content-length", "-1"},
+        {"content-length", ""},
+        {"content-length", "1x"},
         {"content-length", "99999999999999999999"},
     };
     struct reply reply;
@@ -175,7 +186,11 @@ Test(http1_response, chunk_heads)
     static const struct {
         size_t size;
         const char *text;
-    } ROWS[] = {{0, "0\r\n"}, {1, "1\r\n"}, {15, "f\r\n"}, {16, "10\r\n"}, {0xabcdef, "abcdef\r\n"},
+    } ROWS[] = {{0, "0\r\n"},
+                {1, "1\r\n"},
+                {15, "f\r\n"},
+                {16, "10\r\n"},
+                {0xabcdef, "abcdef\r\n"},
                 {SIZE_MAX, "ffffffffffffffff\r\n"}};
     for (size_t i = 0; i < sizeof(ROWS) / sizeof(ROWS[0]); i++) {
         uint8_t out[PYL_HTTP1_CHUNK_HEAD_MAX + 1];
