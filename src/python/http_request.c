@@ -111,7 +111,8 @@ is_disconnect(struct pyl_state *state, PyObject *exception, int depth)
     Py_XDECREF(members);
     PyObject *cause = PyException_GetCause(exception);
     PyObject *context = PyException_GetContext(exception);
-    bool is_due = is_disconnect(state, cause, depth + 1) || is_disconnect(state, context, depth + 1);
+    bool is_due =
+        is_disconnect(state, cause, depth + 1) || is_disconnect(state, context, depth + 1);
     Py_XDECREF(cause);
     Py_XDECREF(context);
     return is_due;

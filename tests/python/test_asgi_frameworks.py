@@ -308,6 +308,7 @@ def test_fastapi_multipart_upload(folder, backend):
     pytest.importorskip("multipart")
     with Server(folder, "fast:app", "--backend", backend) as server:
         data = os.urandom(5_000_000)
-        body = (b'--X\r\nContent-Disposition: form-data; name="file"; filename="f.bin"\r\n\r\n' + data + b"\r\n--X--\r\n")
+        head = b'--X\r\nContent-Disposition: form-data; name="file"; filename="f.bin"\r\n\r\n'
+        body = head + data + b"\r\n--X--\r\n"
         answer = post(server, "/file", body, **{"content-type": "multipart/form-data; boundary=X"})
         assert answer.decode().strip('"') == f"f.bin 5000000 {hashlib.sha256(data).hexdigest()}"

@@ -224,6 +224,7 @@ def test_no_access_log_and_quiet(folder):
                     client.connect(str(folder / "x.sock"))
                     break
                 except (FileNotFoundError, ConnectionRefusedError):
+                    # tidy: sleep because a quiet server does not say when it listens
                     time.sleep(0.02)
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
