@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def with_suite(path: Path, suite: str, several: bool) -> Path:
 
 def command_line(arguments: list[str]) -> str:
     """As typed, without the folders of this machine."""
-    return " ".join(["tools/bench", *(os.path.basename(a) if "/" in a else a for a in arguments)])
+    return " ".join(["tools/bench", *(re.sub(r"(^|=)/.*/", r"\1", word) for word in arguments)])
 
 
 def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool) -> None:

@@ -141,8 +141,8 @@ class Window:
     """Counts what a server uses between entering and leaving.
 
     After leaving: `cpu`, `user`, `system`, `wall` in nanoseconds, `faults`, `events` by perf's
-    names, `disturbed` as the larger share of the two cores' time that neither the server nor the client
-    used. The client's CPU time is what the caller's children and `client_pids` used.
+    names, `disturbed` as the larger share of the two cores' time that neither the server nor the
+    client used. The client's CPU time is what the caller's children and `client_pids` used.
     """
 
     def __init__(self, server: Server, cores: Cores, events: tuple[str, ...] = (),

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import chart, common, report, targets  # noqa: E402
+from bench.__main__ import command_line  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(
@@ -121,6 +122,12 @@ def test_interleave_starts_each_round_one_further():
     samples = list(common.interleave(plan, "case", ["a", "b", "c"], measure))
     assert "".join(order) == "abcbcacab"
     assert [sample.round for sample in samples] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_the_command_is_quoted_as_typed_but_for_folders():
+    words = ["echo", "--cases", "protocol/1KiB/64", "--json", "/some/folder/r.json", "--svg=/a/b.svg"]
+    quoted = "tools/bench echo --cases protocol/1KiB/64 --json r.json --svg=b.svg"
+    assert command_line(words) == quoted
 
 
 def test_quick_run_writes_tables_json_and_chart(tmp_path):
