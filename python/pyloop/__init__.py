@@ -2,6 +2,7 @@
 
 import sys as _sys
 
+from . import _tasks as _tasks
 from ._core import ClientDisconnected, __version__
 from ._loop import Loop
 from ._runner import run

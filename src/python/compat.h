@@ -133,6 +133,24 @@ pyl_type_dict(PyTypeObject *type)
 #endif
 }
 
+/* Takes the key out: its value (new reference), or NULL, with an exception only if something went wrong. */
+static inline PyObject *
+pyl_dict_pop(PyObject *dict, PyObject *key)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    PyObject *none = Py_None;
+    PyObject *value = _PyDict_Pop(dict, key, none);
+    if (value == none) {
+        Py_CLEAR(value);
+    }
+    return value;
+#else
+    PyObject *value;
+    (void)PyDict_Pop(dict, key, &value);
+    return value;
+#endif
+}
+
 /* Puts back what PyErr_GetRaisedException() gave, NULL included. Steals it. */
 static inline void
 pyl_restore_exception(PyObject *exception)

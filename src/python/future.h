@@ -65,7 +65,8 @@ struct pyl_future {
 struct pyl_task {
     struct pyl_future future;
     struct pyl_job job;
-    PyObject *coro; /* NULL: __init__() did not succeed, or finished in its eager step */
+    struct pyl_list node; /* in the registry; next NULL: it is not */
+    PyObject *coro;       /* NULL: __init__() did not succeed, or finished in its eager step */
     PyObject *context;
     PyObject *name;       /* NULL: "Task-<number>", made when somebody asks */
     PyObject *fut_waiter; /* what it awaits */
@@ -235,5 +236,6 @@ int pyl_task_register(struct pyl_task *task);
 int pyl_task_register_eager(struct pyl_task *task);
 int pyl_task_unregister_eager(struct pyl_task *task);
 void pyl_task_unregister(struct pyl_task *task);
+extern PyMethodDef pyl_task_functions[]; /* of the module */
 
 #endif

@@ -52,12 +52,15 @@ raise_stop_iteration(PyObject *value)
     }
 }
 
-/* tp_iternext from a send: the value of a return travels in a StopIteration. */
+/* tp_iternext from a send: the value of a return travels in a StopIteration; without one it is
+ * None. */
 static PyObject *
 next_of_send(PySendResult status, PyObject *value)
 {
     if (status == PYGEN_RETURN) {
-        raise_stop_iteration(value);
+        if (!Py_IsNone(value)) {
+            raise_stop_iteration(value);
+        }
         Py_DECREF(value);
         return NULL;
     }
@@ -156,7 +159,11 @@ iter_next(PyObject *op)
 static PyObject *
 iter_send(PyObject *op, PyObject *value)
 {
-    return iter_next(op);
+    PyObject *yielded = iter_next(op);
+    if (yielded == NULL && !PyErr_Occurred()) {
+        PyErr_SetNone(PyExc_StopIteration);
+    }
+    return yielded;
 }
 
 PyObject *

@@ -47,17 +47,23 @@ int
 pyl_task_leave(struct pyl_task *task)
 {
     PyObject *currents = task->future.state->current_tasks;
-    PyObject *loop = task->future.loop;
     if (currents == NULL) {
         return call_with_task(task->future.state->leave_task, task);
     }
-    PyObject *current = PyDict_GetItemWithError(currents, loop);
+    PyObject *current = pyl_dict_pop(currents, task->future.loop);
     if (PYL_LIKELY(current == (PyObject *)task)) {
-        return PyDict_DelItem(currents, loop);
+        Py_DECREF(current);
+        return 0;
     }
     if (!PyErr_Occurred()) {
         PyErr_Format(PyExc_RuntimeError, "Leaving task %R does not match the current task %R.",
                      task, current != NULL ? current : Py_None);
+    }
+    if (current != NULL) {
+        PyObject *raised = PyErr_GetRaisedException();
+        (void)PyDict_SetItem(currents, task->future.loop, current);
+        PyErr_SetRaisedException(raised);
+        Py_DECREF(current);
     }
     return -1;
 }
@@ -92,7 +98,17 @@ pyl_task_swap_current(struct pyl_state *state, PyObject *loop, PyObject *task)
     return PyObject_Vectorcall(state->swap_current_task, stack, 2, NULL);
 }
 
-/* ---- all_tasks() */
+/* ---- all_tasks()
+ *
+ * On GIL builds a list of our own, which pyloop/_tasks.py makes asyncio's registry show; elsewhere,
+ * and if that file was not loaded, asyncio's functions.
+ */
+
+static struct pyl_task *
+task_of_node(struct pyl_list *node)
+{
+    return PYL_CONTAINER_OF(node, struct pyl_task, node);
+}
 
 static int
 call_registry(PyObject *function, struct pyl_task *task)
@@ -105,10 +121,15 @@ call_registry(PyObject *function, struct pyl_task *task)
 int
 pyl_task_register(struct pyl_task *task)
 {
+    struct pyl_task_state *state = &task->future.state->tasks;
     if (task->future.is_registered || task->future.status != PYL_FUTURE_PENDING) {
         return 0;
     }
     task->future.is_registered = true;
+    if (PYL_LIKELY(state->has_own_registry)) {
+        pyl_list_append(&state->registry, &task->node);
+        return 0;
+    }
     return call_registry(task->future.state->register_task, task);
 }
 
@@ -116,6 +137,9 @@ int
 pyl_task_register_eager(struct pyl_task *task)
 {
     PyObject *function = task->future.state->register_eager_task;
+    if (task->future.state->tasks.has_own_registry) {
+        return 0; /* pyl_task_start_eagerly() does it */
+    }
     return function != NULL ? call_registry(function, task) : 0;
 }
 
@@ -123,11 +147,98 @@ int
 pyl_task_unregister_eager(struct pyl_task *task)
 {
     PyObject *function = task->future.state->unregister_eager_task;
+    if (task->future.state->tasks.has_own_registry) {
+        return 0; /* finishing did it, or it stays in the one list there is */
+    }
     return function != NULL ? call_registry(function, task) : 0;
 }
 
 void
 pyl_task_unregister(struct pyl_task *task)
 {
+    /* asyncio's registry needs no word: its reference is weak, and it leaves out tasks that are
+     * done. */
     task->future.is_registered = false;
+    if (task->node.next != NULL) {
+        pyl_list_remove(&task->node);
+        task->node.next = NULL;
+    }
 }
+
+static Py_ssize_t
+count_registered(struct pyl_task_state *state)
+{
+    Py_ssize_t count = 0;
+    for (struct pyl_list *node = state->registry.next; node != &state->registry;
+         node = node->next) {
+        count++;
+    }
+    return count;
+}
+
+/* _registered_tasks(): a list of all that are not done. */
+static PyObject *
+registered_tasks(PyObject *module, PyObject *unused)
+{
+    struct pyl_task_state *state = &pyl_state_of_module(module)->tasks;
+    Py_ssize_t count = count_registered(state);
+    PyObject *list = PyList_New(count);
+    /* Allocating may run the garbage collector, and that anything. */
+    while (list != NULL && count_registered(state) != count) {
+        count = count_registered(state);
+        Py_SETREF(list, PyList_New(count));
+    }
+    if (list == NULL) {
+        return NULL;
+    }
+    Py_ssize_t i = 0;
+    for (struct pyl_list *node = state->registry.next; node != &state->registry;
+         node = node->next) {
+        PyList_SET_ITEM(list, i++, Py_NewRef((PyObject *)task_of_node(node)));
+    }
+    return list;
+}
+
+static PyObject *
+use_own_registry(PyObject *module, PyObject *unused)
+{
+    pyl_state_of_module(module)->tasks.has_own_registry = true;
+    Py_RETURN_NONE;
+}
+
+/* ---- the call graph, for asyncio.future_add_to_awaited_by() and its counterpart */
+
+static PyObject *
+change_awaited_by(PyObject *module, PyObject *const *args, Py_ssize_t count,
+                  int (*change)(struct pyl_future *future, PyObject *waiter))
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "a future and its waiter are expected");
+        return NULL;
+    }
+    if (pyl_future_is_ours(pyl_state_of_module(module), args[0]) &&
+        change(pyl_future_cast(args[0]), args[1]) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+awaited_by_add(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    return change_awaited_by(module, args, count, pyl_future_awaited_by_add);
+}
+
+static PyObject *
+awaited_by_discard(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    return change_awaited_by(module, args, count, pyl_future_awaited_by_discard);
+}
+
+PyMethodDef pyl_task_functions[] = {
+    {"_registered_tasks", registered_tasks, METH_NOARGS, NULL},
+    {"_use_own_registry", use_own_registry, METH_NOARGS, NULL},
+    {"_awaited_by_add", (PyCFunction)(void (*)(void))awaited_by_add, METH_FASTCALL, NULL},
+    {"_awaited_by_discard", (PyCFunction)(void (*)(void))awaited_by_discard, METH_FASTCALL, NULL},
+    {NULL},
+};

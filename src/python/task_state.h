@@ -4,6 +4,7 @@
 #ifndef PYL_PYTHON_TASK_STATE_H
 #define PYL_PYTHON_TASK_STATE_H
 
+#include "base/list.h"
 #include "python/freelist.h"
 
 struct pyl_task_state {
@@ -11,6 +12,9 @@ struct pyl_task_state {
     PyObject *coroutine_types;               /* set: types that asyncio.iscoroutine() accepted */
     PyObject *done_awaitable;                /* the one instance */
     _Atomic unsigned long long name_counter; /* any thread, relaxed: only uniqueness matters */
+    struct pyl_list
+        registry;          /* of pyl_task.node: the tasks that are not done; guarded by the GIL */
+    bool has_own_registry; /* all_tasks() shows `registry`; never on free-threaded builds */
     struct pyl_freelist future_freelist;
     struct pyl_freelist task_freelist;
 };

@@ -379,6 +379,9 @@ eager_step(struct pyl_task *task)
 int
 pyl_task_start_eagerly(struct pyl_task *task)
 {
+    if (task->future.state->tasks.has_own_registry) {
+        (void)pyl_task_register(task); /* two stores: be visible from the first step on */
+    }
     PyObject *context = task->context;
     bool is_entered = !pyl_context_is_current(context);
     if (is_entered && PyContext_Enter(context) < 0) {

@@ -217,6 +217,7 @@ static int
 task_clear(PyObject *op)
 {
     struct pyl_task *task = pyl_task_cast(op);
+    pyl_task_unregister(task); /* nobody may find it in this state */
     pyl_future_clear_fields(&task->future);
     Py_CLEAR(task->coro);
     Py_CLEAR(task->context);
@@ -236,6 +237,9 @@ static void
 task_finalize(PyObject *op)
 {
     struct pyl_task *task = pyl_task_cast(op);
+    /* The handler may keep it alive, but nothing will run it: asyncio's weak set has lost it, too.
+     */
+    pyl_task_unregister(task);
     if (is_destroyed_pending(task)) {
         PyObject *saved = PyErr_GetRaisedException();
         pyl_future_complain(&task->future, task->future.state->str.task,
@@ -254,7 +258,6 @@ task_dealloc(PyObject *op)
         return; /* resurrected */
     }
     PyObject_GC_UnTrack(op);
-    pyl_task_unregister(task);
     if (task->future.weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
@@ -299,6 +302,7 @@ drop_job(struct pyl_job *job)
 {
     struct pyl_task *task = PYL_CONTAINER_OF(job, struct pyl_task, job);
     task->future.is_queued = false;
+    task->future.is_woken = false;
     Py_DECREF(task);
 }
 
@@ -307,6 +311,10 @@ pyl_task_type_add(PyObject *module, struct pyl_state *state)
 {
     if (Py_Version >= 0x030E0000) {
         Py_CLEAR(state->current_tasks); /* still there, but no longer what current_task() reads */
+    }
+    pyl_list_init(&state->tasks.registry);
+    if (PyModule_AddFunctions(module, pyl_task_functions) < 0) {
+        return -1;
     }
     pyl_state_add_job_kind_with_drop(state, pyl_task_run_job, offsetof(struct pyl_task, job),
                                      drop_job);

@@ -1,0 +1,61 @@
+"""What asyncio has to know of pyloop's tasks: asyncio.all_tasks() and, from Python 3.14 on, the call graph."""
+
+import asyncio
+import sysconfig
+import weakref
+from asyncio import futures, tasks
+
+from . import _core
+
+
+class _ScheduledTasks(weakref.WeakSet):
+    """asyncio's registry of tasks, which also shows the ones that the extension keeps in a list of its own.
+
+    A weak reference, an entry in a set and a callback in Python for each task would cost as much as the rest of
+    creating it. The registry keeps its identity, so that whoever holds it sees the same: only its class changes.
+    """
+
+    def __iter__(self):
+        yield from super().__iter__()
+        yield from _core._registered_tasks()
+
+    def __len__(self):
+        return super().__len__() + len(_core._registered_tasks())
+
+    def __contains__(self, item):
+        return super().__contains__(item) or any(item is task for task in _core._registered_tasks())
+
+
+def _adopt_registry():
+    registry = getattr(tasks, "_scheduled_tasks", None)
+    if registry is None:
+        registry = getattr(tasks, "_all_tasks", None)  # 3.11
+    # Free-threaded builds keep to the official way: the list has no lock. So does an asyncio changed by others.
+    if type(registry) is weakref.WeakSet and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        registry.__class__ = _ScheduledTasks
+        _core._use_own_registry()
+
+
+def _with_ours(original, ours):
+    def call(future, waiter, /):
+        ours(future, waiter)
+        original(future, waiter)
+
+    call.__name__ = call.__qualname__ = original.__name__
+    call.__doc__ = original.__doc__
+    return call
+
+
+def _adopt_call_graph():
+    # asyncio's functions ignore futures that are not its own.
+    for name, ours in (("future_add_to_awaited_by", _core._awaited_by_add),
+                       ("future_discard_from_awaited_by", _core._awaited_by_discard)):
+        original = getattr(futures, name, None)
+        if original is not None:
+            patched = _with_ours(original, ours)
+            setattr(futures, name, patched)
+            setattr(asyncio, name, patched)
+
+
+_adopt_registry()
+_adopt_call_graph()
