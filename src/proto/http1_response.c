@@ -141,7 +141,9 @@ pyl_http1_phrase(unsigned status)
 static uint8_t *
 append(uint8_t *out, const void *data, size_t size)
 {
-    memcpy(out, data, size);
+    if (size > 0) { /* `data` may be NULL then, which memcpy() does not take */
+        memcpy(out, data, size);
+    }
     return out + size;
 }
 
