@@ -21,6 +21,19 @@
 #define Py_READONLY READONLY
 #endif
 
+/* A bytes object that nobody else holds gets a size it has room for, and forgets its hash. The
+ * hash's name is deprecated for readers; there is no other way to write it. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+static inline void
+pyl_bytes_reset(PyObject *bytes, size_t size)
+{
+    Py_SET_SIZE(bytes, (Py_ssize_t)size);
+    ((PyBytesObject *)bytes)->ob_shash = -1;
+    PyBytes_AS_STRING(bytes)[size] = '\0';
+}
+#pragma GCC diagnostic pop
+
 /* asyncio's Server: _attach(transport) and _detach(transport) since 3.13, without an argument
  * before. */
 #define PYL_SERVER_KNOWS_TRANSPORTS (PY_VERSION_HEX >= 0x030D0000)

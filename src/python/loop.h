@@ -6,6 +6,7 @@
 #ifndef PYL_PYTHON_LOOP_H
 #define PYL_PYTHON_LOOP_H
 
+#include "python/bytes_pool.h"
 #include "python/fd_table.h"
 #include "python/module.h"
 
@@ -43,6 +44,7 @@ struct pyl_loop {
     double slow_callback_duration;
 
     struct pyl_fd_table fds; /* open transports and listeners: see fd_table.h for close() */
+    struct pyl_bytes_pool bytes_pool; /* for what is read; empty when the worker is closed */
 
     /* Descriptors watched by add_reader() and add_writer(), indexed by number; loop_fd.c. */
     struct pyl_watch_entry *watch_table;

@@ -215,6 +215,7 @@ loop_shut(struct pyl_loop *loop)
     pyl_worker_fini(&loop->worker);
     pyl_loop_fd_free(loop);
     pyl_fd_table_release(loop);
+    pyl_bytes_pool_clear(&loop->bytes_pool);
 }
 
 /* _shut(): the C part of close(). */

@@ -8,7 +8,7 @@
  */
 #include "python/transport.h"
 
-#include "base/check.h"
+#include <string.h>
 
 static struct pyl_transport *
 transport_of(struct pyl_stream *stream)
@@ -133,6 +133,18 @@ look_up(struct pyl_transport *transport, PyObject *name, PyObject **method)
     return *method != NULL;
 }
 
+/* What was read, as a bytes object: one copy. */
+static inline PyObject *
+make_bytes(struct pyl_transport *transport, const uint8_t *data, size_t size)
+{
+    PyObject *bytes = pyl_bytes_pool_take(&transport->loop->bytes_pool, size);
+    if (bytes == NULL) {
+        return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+    }
+    memcpy(PyBytes_AS_STRING(bytes), data, size);
+    return bytes;
+}
+
 static void
 on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
 {
@@ -141,12 +153,15 @@ on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
         return;
     }
     PyObject *result = NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+    struct pyl_loop *loop = transport->loop;
+    PyObject *bytes = make_bytes(transport, data, size);
     if (bytes != NULL &&
         look_up(transport, transport->state->str.data_received, &transport->read_method)) {
         result = call_held(transport, transport->read_method, bytes);
     }
-    Py_XDECREF(bytes);
+    if (PYL_LIKELY(bytes != NULL)) {
+        pyl_bytes_pool_release(&loop->bytes_pool, bytes);
+    }
     if (PYL_LIKELY(result != NULL)) {
         Py_DECREF(result);
     } else {
@@ -286,8 +301,12 @@ on_progress(struct pyl_stream *stream)
 static void
 release(struct pyl_stream *stream, void *owner)
 {
-    (void)stream;
-    Py_DECREF((PyObject *)owner);
+    struct pyl_loop *loop = transport_of(stream)->loop;
+    if (PYL_LIKELY(loop != NULL && loop->is_worker_open)) {
+        pyl_bytes_pool_release(&loop->bytes_pool, owner);
+    } else {
+        Py_DECREF((PyObject *)owner);
+    }
 }
 
 /* ---- the end ---- */

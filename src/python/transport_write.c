@@ -9,6 +9,7 @@
 #include "python/transport.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* ---- flow control ---- */
 
@@ -129,11 +130,32 @@ is_dropping(const struct pyl_transport *transport)
     return transport->is_losing || transport->is_detached;
 }
 
+/* New reference, from the pool if it has one. */
+static PyObject *
+copy_bytes(struct pyl_transport *transport, PyObject *data)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear(); /* not contiguous: the bytes of its items, one after the other */
+        return PyBytes_FromObject(data);
+    }
+    PyObject *bytes = is_dropping(transport)
+                          ? NULL
+                          : pyl_bytes_pool_take(&transport->loop->bytes_pool, (size_t)view.len);
+    if (bytes != NULL) {
+        memcpy(PyBytes_AS_STRING(bytes), view.buf, (size_t)view.len);
+    } else {
+        bytes = PyBytes_FromStringAndSize(view.buf, view.len);
+    }
+    PyBuffer_Release(&view);
+    return bytes;
+}
+
 /* bytearray, memoryview and subclasses of bytes: the caller may change them after write(). */
 static int
 write_copy(struct pyl_transport *transport, PyObject *data)
 {
-    PyObject *bytes = PyBytes_FromObject(data);
+    PyObject *bytes = copy_bytes(transport, data);
     if (bytes == NULL) {
         return -1;
     }

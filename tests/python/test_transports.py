@@ -267,6 +267,54 @@ def test_write_refuses_what_is_not_bytes(run):
     run(main())
 
 
+def test_non_contiguous_memoryview(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(memoryview(b"a1b2c3")[::2])
+        assert await read_exactly(peer, 3) == b"abc"
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
+def test_data_that_is_kept_is_never_changed(run):
+    """The memory of what was dropped is used again; what somebody holds is not."""
+    class Keeper(Recorder):
+        def data_received(self, data):
+            if len(data) % 3 == 0:
+                kept.append((data, hash(data), bytearray(data)))
+            elif len(data) % 3 == 1:
+                views.append((memoryview(data), bytearray(data)))
+            else:
+                self.transport.write(data)
+            super().data_received(data)
+
+    kept, views = [], []
+
+    async def main():
+        transport, protocol, peer = await open_pair(Keeper)
+        total = 0
+        for i in range(600):
+            size = 500 + (i * 37) % 1100
+            total += size
+            peer.send(bytes([i % 251]) * size)
+            while len(protocol.data) < total:
+                await asyncio.sleep(0)
+            transport.write(bytearray(700))
+            transport.write(b"q" * size)
+            assert transport.get_write_buffer_size() == 0
+            peer.recv(1 << 16)
+        assert len(kept) > 100 and len(views) > 100
+        for data, value, copy in kept:
+            assert data == copy and hash(data) == value and len(data) == len(copy)
+            assert hash(bytes(copy)) == value
+        for view, copy in views:
+            assert view == copy
+        await finish(transport, protocol, peer)
+
+    run(main())
+
+
 def test_write_order_is_kept(run):
     async def main():
         transport, protocol, peer = await open_pair()
@@ -675,5 +723,92 @@ def test_a_variable_set_in_a_callback_stays_in_the_connection(run):
         assert VARIABLE.get() == "unset"
         await finish(first[0], first[1], first[2])
         await finish(second[0], second[1], second[2])
+
+    run(main())
+
+
+def test_a_writer_that_never_yields_sees_the_failure(run):
+    """asyncio's drain() looks at is_closing() and nothing else."""
+    class Protocol(Recorder):
+        def eof_received(self):
+            return True
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        peer.close()
+        for _ in range(1000):
+            transport.write(b"x" * 1000)
+            if transport.is_closing():
+                break
+        assert transport.is_closing()
+        assert isinstance(await asyncio.wait_for(protocol.lost, TIMEOUT), BrokenPipeError)
+
+    run(main())
+
+
+@pytest.mark.parametrize("data", [b"", b"last words"])
+@pytest.mark.parametrize("method", ["close", "abort"])
+def test_connection_lost_comes_in_the_next_iteration(run, method, data):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(data)
+        getattr(transport, method)()
+        await asyncio.sleep(0)
+        assert protocol.lost.done()
+        peer.close()
+
+    run(main())
+
+
+def test_abort_of_a_full_connection_is_lost_in_the_next_iteration(run):
+    async def main():
+        transport, protocol, peer = await open_pair()
+        transport.write(b"x" * 10_000_000)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        transport.abort()
+        await asyncio.sleep(0)
+        assert protocol.lost.done()
+        peer.close()
+
+    run(main())
+
+
+def test_a_closing_transport_takes_what_resume_writing_writes(run):
+    class Protocol(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            self.transport.write(b"the end")
+
+    async def main():
+        transport, protocol, peer = await open_pair(Protocol)
+        transport.write(b"x" * 3_000_000)
+        transport.close()
+        data = await read_exactly(peer, 3_000_007)
+        assert data == b"x" * 3_000_000 + b"the end"
+        assert await asyncio.get_running_loop().sock_recv(peer, 10) == b""
+        assert await asyncio.wait_for(protocol.lost, TIMEOUT) is None
+        peer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", ["close", "abort"])
+def test_ending_inside_data_received(run, method):
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(b"answer")
+            getattr(self.transport, method)()
+            assert "connection_lost" not in self.names()
+
+    async def main():
+        _, protocol, peer = await open_pair(Protocol)
+        peer.send(b"question")
+        assert await read_exactly(peer, 6) == b"answer"
+        assert await asyncio.get_running_loop().sock_recv(peer, 10) == b""
+        assert await asyncio.wait_for(protocol.lost, TIMEOUT) is None
+        assert protocol.names() == ["connection_made", "data_received", "connection_lost"]
+        peer.close()
 
     run(main())
