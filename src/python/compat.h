@@ -146,7 +146,8 @@ pyl_type_dict(PyTypeObject *type)
 #endif
 }
 
-/* Takes the key out: its value (new reference), or NULL, with an exception only if something went wrong. */
+/* Takes the key out: its value (new reference), or NULL, with an exception only if something went
+ * wrong. */
 static inline PyObject *
 pyl_dict_pop(PyObject *dict, PyObject *key)
 {
