@@ -10,6 +10,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -306,8 +307,8 @@ net_limit_fds(struct env *env, bool is_limited)
     net_of(env)->limit_fds(env, is_limited);
 }
 
-size_t
-net_fill(struct env *env, int fd)
+static size_t
+fill_once(struct env *env, int fd)
 {
     static uint8_t block[65536];
     size_t total = 0;
@@ -316,5 +317,23 @@ net_fill(struct env *env, int fd)
         total += (size_t)count;
     }
     cr_assert_eq(count, -EAGAIN);
+    return total;
+}
+
+/* TCP has more room a moment after it was full: what is under way arrives, and the kernel lets the
+ * buffers grow. Full is what stays full. */
+size_t
+net_fill(struct env *env, int fd)
+{
+    size_t total = fill_once(env, fd);
+    for (int quiet = 0; quiet < 3 && !env->is_sim; quiet++) {
+        struct pollfd room = {.fd = fd, .events = POLLOUT};
+        (void)poll(&room, 1, 10);
+        size_t more = fill_once(env, fd);
+        total += more;
+        if (more > 0) {
+            quiet = -1;
+        }
+    }
     return total;
 }
