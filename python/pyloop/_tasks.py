@@ -7,6 +7,11 @@ from asyncio import futures, tasks
 
 from . import _core
 
+try:
+    import _asyncio
+except ImportError:
+    _asyncio = None
+
 
 class _ScheduledTasks(weakref.WeakSet):
     """asyncio's registry of tasks, which also shows the ones that the extension keeps in a list of its own.
@@ -26,10 +31,21 @@ class _ScheduledTasks(weakref.WeakSet):
         return super().__contains__(item) or any(item is task for task in _core._registered_tasks())
 
 
+def _registry_of_all_tasks():
+    """The set that asyncio.all_tasks() reads, or None if it cannot be reached.
+
+    Up to 3.13 the C module exports it. From 3.14 on it keeps it to itself, and the set of the same name in
+    asyncio.tasks belongs to the implementation in Python, which nobody asks.
+    """
+    for name in ("_scheduled_tasks", "_all_tasks"):  # the latter in 3.11
+        registry = getattr(tasks, name, None)
+        if registry is not None and registry is getattr(_asyncio, name, None):
+            return registry
+    return None
+
+
 def _adopt_registry():
-    registry = getattr(tasks, "_scheduled_tasks", None)
-    if registry is None:
-        registry = getattr(tasks, "_all_tasks", None)  # 3.11
+    registry = _registry_of_all_tasks()
     # Free-threaded builds keep to the official way: the list has no lock. So does an asyncio changed by others.
     if type(registry) is weakref.WeakSet and not sysconfig.get_config_var("Py_GIL_DISABLED"):
         registry.__class__ = _ScheduledTasks

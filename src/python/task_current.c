@@ -100,8 +100,8 @@ pyl_task_swap_current(struct pyl_state *state, PyObject *loop, PyObject *task)
 
 /* ---- all_tasks()
  *
- * On GIL builds a list of our own, which pyloop/_tasks.py makes asyncio's registry show; elsewhere,
- * and if that file was not loaded, asyncio's functions.
+ * On GIL builds up to 3.13 a list of our own, which pyloop/_tasks.py makes asyncio's registry show;
+ * elsewhere, and if that file was not loaded, asyncio's functions.
  */
 
 static struct pyl_task *
