@@ -12,14 +12,19 @@ class _Mallinfo2(ctypes.Structure):
         "keepcost")]
 
 
+try:
+    # Once: every look-up of a library makes a class, and a class is a cycle.
+    _mallinfo2 = ctypes.CDLL(None).mallinfo2
+    _mallinfo2.restype = _Mallinfo2
+except AttributeError:
+    _mallinfo2 = None
+
+
 def malloc_bytes():
     """Bytes in use of the C allocator, all arenas; 0 where it cannot tell (a sanitizer, musl)."""
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except AttributeError:
+    if _mallinfo2 is None:
         return 0
-    mallinfo2.restype = _Mallinfo2
-    info = mallinfo2()
+    info = _mallinfo2()
     return info.uordblks + info.hblkhd
 
 
