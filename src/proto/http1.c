@@ -459,7 +459,7 @@ finish_head(struct pyl_http1 *parser, const uint8_t *end)
     head->has_content_length = (ll->flags & F_CONTENT_LENGTH) != 0;
     head->content_length = head->has_content_length ? ll->content_length : 0;
 
-    struct pyl_http1_verdict verdict = pyl_http1_check_head(head, &parser->shared->limits);
+    struct pyl_http1_verdict verdict = pyl_http1_check_head(head, parser->shared);
     if (verdict.status != 0) {
         end_with_error(parser, verdict.status, verdict.reason);
         return false;

@@ -75,6 +75,8 @@ struct pyl_http1_head {
 /* What the parsers of one server share. */
 struct pyl_http1_shared {
     struct pyl_http1_limits limits;
+    uint8_t good_host[64]; /* a Host that passed the check; most requests name the same */
+    uint8_t good_host_size;
     struct pyl_http1_head *free_heads;
     uint32_t free_head_count;
 };

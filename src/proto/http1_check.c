@@ -372,7 +372,8 @@ check_transfer_encoding(const struct pyl_http1_head *head, const struct pyl_http
 }
 
 static struct pyl_http1_verdict
-check_host(const struct pyl_http1_head *head, const struct pyl_http1_field *host, bool is_repeated)
+check_host(const struct pyl_http1_head *head, const struct pyl_http1_field *host, bool is_repeated,
+           struct pyl_http1_shared *shared)
 {
     if (host == NULL) {
         return head->minor_version == 0 ? FINE : bad_request("Missing Host");
@@ -380,8 +381,18 @@ check_host(const struct pyl_http1_head *head, const struct pyl_http1_field *host
     if (is_repeated) {
         return bad_request("Repeated Host");
     }
-    if (!pyl_http1_is_host(pyl_http1_bytes(head, host->value), host->value.size)) {
+    const uint8_t *value = pyl_http1_bytes(head, host->value);
+    size_t size = host->value.size;
+    if (size > 0 && size == shared->good_host_size &&
+        memcmp(value, shared->good_host, size) == 0) {
+        return FINE;
+    }
+    if (!pyl_http1_is_host(value, size)) {
         return bad_request("Invalid Host");
+    }
+    if (size <= sizeof(shared->good_host)) {
+        memcpy(shared->good_host, value, size);
+        shared->good_host_size = (uint8_t)size;
     }
     return FINE;
 }
@@ -401,7 +412,7 @@ is_line_strict(const struct pyl_http1_head *head)
 }
 
 struct pyl_http1_verdict
-pyl_http1_check_head(struct pyl_http1_head *head, const struct pyl_http1_limits *limits)
+pyl_http1_check_head(struct pyl_http1_head *head, struct pyl_http1_shared *shared)
 {
     const struct pyl_http1_field *host = NULL;
     const struct pyl_http1_field *coding = NULL;
@@ -426,15 +437,15 @@ pyl_http1_check_head(struct pyl_http1_head *head, const struct pyl_http1_limits 
             coding = field;
         }
     }
-    struct pyl_http1_verdict verdict = check_host(head, host, is_host_repeated);
+    struct pyl_http1_verdict verdict = check_host(head, host, is_host_repeated, shared);
     if (verdict.status == 0) {
         verdict = check_target(head, host);
     }
     if (verdict.status == 0 && coding != NULL) {
         verdict = check_transfer_encoding(head, coding, is_coding_repeated);
     }
-    if (verdict.status == 0 && limits->body_size_max != 0 &&
-        head->content_length > limits->body_size_max) {
+    if (verdict.status == 0 && shared->limits.body_size_max != 0 &&
+        head->content_length > shared->limits.body_size_max) {
         verdict = (struct pyl_http1_verdict){413, "Content is too large"};
     }
     return verdict;

@@ -13,7 +13,7 @@ struct pyl_http1_verdict {
 
 /* Fills path, query, is_continue_expected of a head whose fields are complete. */
 struct pyl_http1_verdict pyl_http1_check_head(struct pyl_http1_head *head,
-                                              const struct pyl_http1_limits *limits);
+                                              struct pyl_http1_shared *shared);
 
 /* uri-host [ ":" port ] of RFC 9110 7.2, not empty. */
 bool pyl_http1_is_host(const uint8_t *data, size_t size);

@@ -28,6 +28,7 @@
 #include "io/listener.h"
 #include "io/stream.h"
 #include "proto/http1.h"
+#include "proto/http1_check.h"
 #include "proto/http1_response.h"
 
 enum {
@@ -42,6 +43,7 @@ enum {
     PYL_HTTP_LINGER_MAX = 1024 * 1024,
     PYL_HTTP_BLOCK_SIZE = 2048 - 32,
     PYL_HTTP_FREE_BLOCKS_MAX = 256,
+    PYL_HTTP_PAIR_SLOTS = 256, /* header fields kept for the next request with the same */
 };
 
 #define PYL_HTTP_LINGER_NS INT64_C(2000000000)
@@ -177,6 +179,7 @@ struct pyl_http_server {
     PyObject *app;
     PyObject *context;        /* each application call runs in a copy */
     PyObject *scope_template; /* dict with everything that is the same for all requests */
+    PyObject *template_local; /* borrowed from it: its "server" */
     PyObject *app_state;      /* lifespan state, or NULL: no "state" in the scope */
     PyObject *root_path;      /* str */
     PyObject *root_path_raw;  /* bytes */
@@ -186,12 +189,14 @@ struct pyl_http_server {
     struct pyl_http_options options;
 
     PyObject *listeners; /* list of HttpListener */
+    PyObject *pairs[PYL_HTTP_PAIR_SLOTS]; /* tuples of two bytes, or NULL; see http_headers.c */
     struct pyl_list connections;
     struct pyl_list requests;
     struct pyl_list waiting[PYL_HTTP_TIMEOUT_KINDS];
     Py_ssize_t connection_count;
     Py_ssize_t task_count;
     uint64_t request_count;
+    bool is_coroutine_function; /* calling `app` only makes a coroutine */
     bool is_draining; /* no new connections, no second request on old ones */
 
     struct pyl_timer tick; /* holds a reference while armed or queued */
@@ -324,6 +329,12 @@ int pyl_http_request_check_thread(const struct pyl_http_request *request);
 /* The scope of a request; new reference, or NULL with an exception. */
 PyObject *pyl_http_scope_new(struct pyl_http_connection *connection,
                              const struct pyl_http1_head *head);
+
+/* http_headers.c */
+
+/* scope["headers"]; new reference, or NULL with an exception. */
+PyObject *pyl_http_headers_new(struct pyl_http_server *server, const struct pyl_http1_head *head);
+void pyl_http_headers_forget(struct pyl_http_server *server);
 
 /* http_receive.c */
 

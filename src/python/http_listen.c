@@ -110,6 +110,11 @@ pyl_http_listen(struct pyl_http_server *server, PyObject *sock)
         Py_DECREF(listener);
         return -1;
     }
+    if (server->template_local == Py_None && listener->local != NULL &&
+        PyDict_SetItem(server->scope_template, server->state->str.server, listener->local) == 0) {
+        server->template_local = listener->local; /* the usual case: one listener */
+    }
+    PyErr_Clear(); /* without it the key is set for each request */
     listener->is_open = true;
     pyl_listener_init(&listener->listener, &server->loop->worker, fd, &listener_ops);
     pyl_listener_start(&listener->listener);

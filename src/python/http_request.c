@@ -196,7 +196,8 @@ static PyObject *
 call_new(struct pyl_http_request *request, vectorcallfunc vectorcall)
 {
     struct pyl_state *state = request->server->state;
-    struct pyl_http_call *call = PyObject_GC_New(struct pyl_http_call, state->http_call_type);
+    struct pyl_http_call *call = (struct pyl_http_call *)(void *)pyl_freelist_new(
+        &state->http.call_freelist, state->http_call_type);
     if (call == NULL) {
         return NULL;
     }
@@ -227,23 +228,36 @@ call_app(struct pyl_http_request *request, PyObject *scope)
     return awaitable;
 }
 
-/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not
- * run. */
+/* The same for an application whose call already runs its code, not only the coroutine's steps. */
+static PyObject *
+call_app_in(PyObject *context, struct pyl_http_request *request, PyObject *scope)
+{
+    if (PyContext_Enter(context) < 0) {
+        Py_DECREF(scope);
+        return NULL;
+    }
+    PyObject *coro = call_app(request, scope);
+    PyObject *exception = coro == NULL ? PyErr_GetRaisedException() : NULL;
+    (void)PyContext_Exit(context);
+    if (exception != NULL) {
+        PyErr_SetRaisedException(exception);
+    }
+    return coro;
+}
+
+/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not run. */
 static int
 run_app(struct pyl_http_request *request, PyObject *scope)
 {
     struct pyl_http_server *server = request->server;
     PyObject *context = PyContext_Copy(server->context);
-    if (context == NULL || PyContext_Enter(context) < 0) {
-        Py_XDECREF(context);
+    if (context == NULL) {
         Py_DECREF(scope);
         return -1;
     }
-    PyObject *coro = call_app(request, scope);
-    PyObject *exception = coro == NULL ? PyErr_GetRaisedException() : NULL;
-    (void)PyContext_Exit(context);
+    PyObject *coro = server->is_coroutine_function ? call_app(request, scope)
+                                                   : call_app_in(context, request, scope);
     if (coro == NULL) {
-        PyErr_SetRaisedException(exception);
         Py_DECREF(context);
         return -1;
     }
@@ -267,8 +281,8 @@ static struct pyl_http_request *
 request_new(struct pyl_http_connection *connection, const struct pyl_http1_head *head)
 {
     struct pyl_http_server *server = connection->server;
-    struct pyl_http_request *request =
-        PyObject_GC_New(struct pyl_http_request, server->state->http_request_type);
+    struct pyl_http_request *request = (struct pyl_http_request *)(void *)pyl_freelist_new(
+        &server->state->http.request_freelist, server->state->http_request_type);
     if (request == NULL) {
         return NULL;
     }
@@ -363,14 +377,14 @@ static void
 request_dealloc(PyObject *self)
 {
     struct pyl_http_request *request = (struct pyl_http_request *)(void *)self;
-    PyTypeObject *type = Py_TYPE(self);
+    struct pyl_http_server *server = request->server;
+    struct pyl_state *state = server->state;
     PyObject_GC_UnTrack(self);
     (void)request_clear(self);
     pyl_http_send_discard_head(request);
     PyMem_RawFree(request->more);
-    Py_CLEAR(request->server);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
+    pyl_freelist_free(&state->http.request_freelist, self);
+    Py_DECREF(server);
 }
 
 static PyType_Slot request_slots[] = {
@@ -406,12 +420,10 @@ call_clear(PyObject *self)
 static void
 call_dealloc(PyObject *self)
 {
-    struct pyl_http_call *call = (struct pyl_http_call *)(void *)self;
-    PyTypeObject *type = Py_TYPE(self);
+    struct pyl_http_request *request = ((struct pyl_http_call *)(void *)self)->request;
     PyObject_GC_UnTrack(self);
-    Py_CLEAR(call->request);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
+    pyl_freelist_free(&request->server->state->http.call_freelist, self);
+    Py_DECREF(request);
 }
 
 static PyObject *

@@ -66,17 +66,12 @@ static int
 set_path(PyObject *scope, struct pyl_http_server *server, const struct pyl_http1_head *head)
 {
     struct pyl_state *state = server->state;
-    PyObject *path = NULL;
-    PyObject *raw = NULL;
-    if (head->path.size <= 1) { /* "/", the empty path of an absolute target, "*" */
-        bool is_star = head->path.size == 1 && *pyl_http1_bytes(head, head->path) == '*';
-        path = is_star ? PyUnicode_FromString("*") : Py_NewRef(state->http.slash);
-        raw = is_star ? PyBytes_FromString("*") : Py_NewRef(state->http.slash_bytes);
-    } else {
-        const uint8_t *data = pyl_http1_bytes(head, head->path);
-        path = decode_path(data, head->path.size);
-        raw = PyBytes_FromStringAndSize((const char *)data, head->path.size);
+    const uint8_t *data = pyl_http1_bytes(head, head->path);
+    if (head->path.size == 0 || (head->path.size == 1 && *data == '/')) {
+        return 0; /* as in the template; empty in a target without a path, "http://a" */
     }
+    PyObject *path = decode_path(data, head->path.size);
+    PyObject *raw = PyBytes_FromStringAndSize((const char *)data, head->path.size);
     if (PyUnicode_GET_LENGTH(server->root_path) > 0 && path != NULL && raw != NULL) {
         Py_SETREF(path, PyUnicode_Concat(server->root_path, path));
         PyObject *prefixed = Py_NewRef(server->root_path_raw);
@@ -90,35 +85,6 @@ set_path(PyObject *scope, struct pyl_http_server *server, const struct pyl_http1
     Py_XDECREF(path);
     Py_XDECREF(raw);
     return rc;
-}
-
-static PyObject *
-make_headers(struct pyl_http_state *state, const struct pyl_http1_head *head)
-{
-    PyObject *headers = PyList_New(head->field_count);
-    if (headers == NULL) {
-        return NULL;
-    }
-    for (uint32_t i = 0; i < head->field_count; i++) {
-        const struct pyl_http1_field *field = &head->fields[i];
-        PyObject *pair = PyTuple_New(2);
-        if (pair == NULL) {
-            Py_DECREF(headers);
-            return NULL;
-        }
-        PyList_SET_ITEM(headers, i, pair);
-        PyObject *name =
-            pyl_http_field_name(state, pyl_http1_bytes(head, field->name), field->name.size);
-        PyObject *value = PyBytes_FromStringAndSize(
-            (const char *)pyl_http1_bytes(head, field->value), field->value.size);
-        PyTuple_SET_ITEM(pair, 0, name);
-        PyTuple_SET_ITEM(pair, 1, value);
-        if (name == NULL || value == NULL) {
-            Py_DECREF(headers);
-            return NULL;
-        }
-    }
-    return headers;
 }
 
 /* Sets the key and drops the reference; NULL passes. */
@@ -141,7 +107,7 @@ fill_scope(PyObject *scope, struct pyl_http_connection *connection,
     struct pyl_state *state = server->state;
 
     if (set_new(scope, state->str.asgi, PyDict_Copy(state->http.asgi)) < 0 ||
-        set_new(scope, state->str.headers, make_headers(&state->http, head)) < 0 ||
+        set_new(scope, state->str.headers, pyl_http_headers_new(server, head)) < 0 ||
         set_path(scope, server, head) < 0) {
         return -1;
     }
@@ -163,7 +129,8 @@ fill_scope(PyObject *scope, struct pyl_http_connection *connection,
         PyDict_SetItem(scope, state->str.client, connection->client) < 0) {
         return -1;
     }
-    if (PyDict_SetItem(scope, state->str.server, connection->local) < 0) {
+    if (connection->local != server->template_local &&
+        PyDict_SetItem(scope, state->str.server, connection->local) < 0) {
         return -1;
     }
     if (server->app_state != NULL &&

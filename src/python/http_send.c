@@ -11,6 +11,63 @@
 
 #include <string.h>
 
+/* ---- the message ---- */
+
+/* Borrowed from the dict; NULL where it has no such key. */
+struct message {
+    PyObject *type;
+    PyObject *status;
+    PyObject *headers;
+    PyObject *body;
+    PyObject *more_body;
+};
+
+/* Key by key: for keys that are equal to ours without being the same objects. */
+static int
+look_up_message(struct pyl_state *state, PyObject *dict, struct message *ret)
+{
+    PyObject *names[] = {state->str.type, state->str.status, state->str.headers, state->str.body,
+                         state->str.more_body};
+    PyObject **fields[] = {&ret->type, &ret->status, &ret->headers, &ret->body, &ret->more_body};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        *fields[i] = PyDict_GetItemWithError(dict, names[i]);
+        if (*fields[i] == NULL && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Constant strings that look like names are interned, so one pass over the few items finds nearly all keys by
+ * their address. 0, or -1 with an exception. */
+static int
+read_message(struct pyl_state *state, PyObject *dict, struct message *ret)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    bool is_complete = true;
+    *ret = (struct message){0};
+    Py_BEGIN_CRITICAL_SECTION(dict);
+    while (PyDict_Next(dict, &position, &key, &value)) {
+        if (key == state->str.type) {
+            ret->type = value;
+        } else if (key == state->str.body) {
+            ret->body = value;
+        } else if (key == state->str.more_body) {
+            ret->more_body = value;
+        } else if (key == state->str.status) {
+            ret->status = value;
+        } else if (key == state->str.headers) {
+            ret->headers = value;
+        } else {
+            is_complete = false;
+            break;
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    return is_complete ? 0 : look_up_message(state, dict, ret);
+}
+
 /* ---- writing content ---- */
 
 /* Collects small bytes in a block; larger ones are queued as they are. */
@@ -158,13 +215,16 @@ raise_type(const char *what, PyObject *got)
 
 /* The fields as a list or tuple of pairs. New reference or NULL. */
 static PyObject *
-get_fields(struct pyl_state *state, PyObject *message)
+get_fields(PyObject *headers)
 {
-    PyObject *fields = PyDict_GetItemWithError(message, state->str.headers);
-    if (fields == NULL) {
-        return PyErr_Occurred() ? NULL : PyTuple_New(0);
+    if (headers == NULL) {
+        return PyTuple_New(0);
     }
-    return PySequence_Fast(fields, "headers must be an iterable of (name, value) pairs");
+    Py_INCREF(headers); /* iterating may run code that changes the message */
+    PyObject *fields =
+        PySequence_Fast(headers, "headers must be an iterable of (name, value) pairs");
+    Py_DECREF(headers);
+    return fields;
 }
 
 /* The two bytes objects of a pair, borrowed from it. 0 or -1. */
@@ -248,13 +308,10 @@ may_keep_alive(const struct pyl_http_request *request)
 }
 
 static int
-get_status(struct pyl_state *state, PyObject *message, long *ret_status)
+get_status(PyObject *status, long *ret_status)
 {
-    PyObject *status = PyDict_GetItemWithError(message, state->str.status);
     if (status == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ValueError, "'http.response.start' without 'status'");
-        }
+        PyErr_SetString(PyExc_ValueError, "'http.response.start' without 'status'");
         return -1;
     }
     if (!PyLong_Check(status)) {
@@ -300,23 +357,27 @@ start_with_fields(struct pyl_http_request *request, long status, PyObject *field
 }
 
 static int
-send_start(struct pyl_http_request *request, PyObject *message)
+send_start(struct pyl_http_request *request, const struct message *message)
 {
-    struct pyl_state *state = request->server->state;
     long status;
     if (request->progress != PYL_HTTP_RESPONSE_IDLE) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Unexpected ASGI message 'http.response.start': the response has started");
         return -1;
     }
-    if (get_status(state, message, &status) < 0) {
+    if (get_status(message->status, &status) < 0) {
         return -1;
     }
-    PyObject *fields = get_fields(state, message);
+    PyObject *fields = get_fields(message->headers);
     if (fields == NULL) {
         return -1;
     }
-    int rc = start_with_fields(request, status, fields);
+    int rc = -1;
+    if (request->progress != PYL_HTTP_RESPONSE_IDLE || request->connection == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "send() was called inside send()");
+    } else {
+        rc = start_with_fields(request, status, fields);
+    }
     Py_DECREF(fields);
     return rc;
 }
@@ -382,11 +443,10 @@ pyl_http_send_error(struct pyl_http_request *request, unsigned status, const cha
 
 /* The content as exact bytes; memory that can change is copied. New reference or NULL. */
 static PyObject *
-get_body(struct pyl_state *state, PyObject *message)
+get_body(struct pyl_state *state, PyObject *body)
 {
-    PyObject *body = PyDict_GetItemWithError(message, state->str.body);
     if (body == NULL) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(state->http.empty_bytes);
+        return Py_NewRef(state->http.empty_bytes);
     }
     if (PyBytes_CheckExact(body)) {
         return Py_NewRef(body);
@@ -409,13 +469,15 @@ get_body(struct pyl_state *state, PyObject *message)
 }
 
 static int
-get_more(struct pyl_state *state, PyObject *message)
+get_more(PyObject *more)
 {
-    PyObject *more = PyDict_GetItemWithError(message, state->str.more_body);
-    if (more == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
+    if (more == NULL || more == Py_False) {
+        return 0;
     }
-    return more == Py_False ? 0 : PyObject_IsTrue(more);
+    Py_INCREF(more);
+    int is_true = PyObject_IsTrue(more);
+    Py_DECREF(more);
+    return is_true;
 }
 
 /* The application's content-length is a promise. 0, or -1 with RuntimeError. */
@@ -470,7 +532,7 @@ send_content(struct pyl_http_request *request, PyObject *bytes, bool is_last)
 }
 
 static int
-send_body(struct pyl_http_request *request, PyObject *message)
+send_body(struct pyl_http_request *request, const struct message *message)
 {
     struct pyl_state *state = request->server->state;
     if (request->progress == PYL_HTTP_RESPONSE_IDLE) {
@@ -478,14 +540,19 @@ send_body(struct pyl_http_request *request, PyObject *message)
                                             "but got 'http.response.body'");
         return -1;
     }
-    int more = get_more(state, message);
-    PyObject *bytes = more < 0 ? NULL : get_body(state, message);
-    if (bytes == NULL) {
-        return -1;
+    PyObject *more = Py_XNewRef(message->more_body); /* taking the body may run code */
+    PyObject *bytes = get_body(state, message->body);
+    int is_more = bytes != NULL ? get_more(more) : -1;
+    Py_XDECREF(more);
+    int rc = is_more < 0 ? -1 : 0;
+    /* That code may have sent something itself. */
+    if (rc == 0 && request->progress == PYL_HTTP_RESPONSE_COMPLETE) {
+        PyErr_SetString(PyExc_RuntimeError, "send() was called inside send()");
+        rc = -1;
+    } else if (rc == 0 && request->connection != NULL) {
+        rc = send_content(request, bytes, is_more == 0);
     }
-    /* Neither of the two above may have ended the response. */
-    int rc = request->connection != NULL ? send_content(request, bytes, more == 0) : 0;
-    Py_DECREF(bytes);
+    Py_XDECREF(bytes);
     return rc;
 }
 
@@ -519,16 +586,18 @@ text_equals(PyObject *text, const char *expected, Py_ssize_t size)
 }
 
 static int
-dispatch(struct pyl_http_request *request, PyObject *message)
+dispatch(struct pyl_http_request *request, PyObject *dict)
 {
-    if (!PyDict_Check(message)) {
-        return raise_type("an ASGI message must be a dict", message);
+    struct message message;
+    if (!PyDict_Check(dict)) {
+        return raise_type("an ASGI message must be a dict", dict);
     }
-    PyObject *type = PyDict_GetItemWithError(message, request->server->state->str.type);
+    if (read_message(request->server->state, dict, &message) < 0) {
+        return -1;
+    }
+    PyObject *type = message.type;
     if (type == NULL || !PyUnicode_Check(type)) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ValueError, "an ASGI message must have a 'type'");
-        }
+        PyErr_SetString(PyExc_ValueError, "an ASGI message must have a 'type'");
         return -1;
     }
     if (request->progress == PYL_HTTP_RESPONSE_COMPLETE) {
@@ -540,10 +609,10 @@ dispatch(struct pyl_http_request *request, PyObject *message)
         return raise_disconnected(request);
     }
     if (text_equals(type, "http.response.body", 18)) {
-        return send_body(request, message);
+        return send_body(request, &message);
     }
     if (text_equals(type, "http.response.start", 19)) {
-        return send_start(request, message);
+        return send_start(request, &message);
     }
     if (text_equals(type, "http.response.debug", 19)) {
         return 0; /* for test clients; servers ignore it */

@@ -73,6 +73,7 @@ server_clear(PyObject *self)
     Py_CLEAR(server->write_log);
     Py_CLEAR(server->drained);
     Py_CLEAR(server->listeners);
+    pyl_http_headers_forget(server);
     return 0;
 }
 
@@ -108,19 +109,27 @@ set_seconds(struct pyl_http_server *server, enum pyl_http_timeout kind, double s
     return 0;
 }
 
-/* Everything in the scope that does not depend on the request. */
+/* Everything in the scope that does not depend on the request, or is often the same. */
 static int
 make_scope_template(struct pyl_http_server *server)
 {
     struct pyl_state *state = server->state;
-    server->scope_template = Py_BuildValue(
-        "{s:s,s:O,s:O,s:O,s:O,s:s,s:O,s:O,s:O,s:O,s:O,s:O}", "type", "http", "asgi", Py_None,
-        "http_version", state->http.version_11, "server", Py_None, "client", Py_None, "scheme",
-        "http", "method", state->http.methods[HTTP_GET], "root_path", server->root_path, "path",
-        Py_None, "raw_path", Py_None, "query_string", state->http.empty_bytes, "headers", Py_None);
+    PyObject *path = PyUnicode_Concat(server->root_path, state->http.slash);
+    PyObject *raw_path = PyNumber_Add(server->root_path_raw, state->http.slash_bytes);
+    if (path != NULL && raw_path != NULL) {
+        server->scope_template = Py_BuildValue(
+            "{s:s,s:O,s:O,s:O,s:O,s:s,s:O,s:O,s:O,s:O,s:O,s:O}", "type", "http", "asgi", Py_None,
+            "http_version", state->http.version_11, "server", Py_None, "client", Py_None, "scheme",
+            "http", "method", state->http.methods[HTTP_GET], "root_path", server->root_path,
+            "path", path, "raw_path", raw_path, "query_string", state->http.empty_bytes, "headers",
+            Py_None);
+    }
+    Py_XDECREF(path);
+    Py_XDECREF(raw_path);
     if (server->scope_template == NULL) {
         return -1;
     }
+    server->template_local = Py_None;
     /* Last, so that a copy has room for it. */
     return server->app_state == NULL
                ? 0
@@ -204,6 +213,30 @@ check_args(struct pyl_state *state, const struct server_args *args)
     return -1;
 }
 
+static bool
+is_coroutine_function(PyObject *callable)
+{
+    if (!PyFunction_Check(callable)) {
+        return false;
+    }
+    PyCodeObject *code = (PyCodeObject *)(void *)PyFunction_GET_CODE(callable);
+    return (code->co_flags & CO_COROUTINE) != 0;
+}
+
+/* An async function, or an instance whose __call__ is one. */
+static bool
+is_plain_application(PyObject *app)
+{
+    if (is_coroutine_function(app)) {
+        return true;
+    }
+    PyObject *call = PyObject_GetAttrString((PyObject *)Py_TYPE(app), "__call__");
+    bool is_plain = call != NULL && is_coroutine_function(call);
+    PyErr_Clear();
+    Py_XDECREF(call);
+    return is_plain;
+}
+
 static int
 server_init(struct pyl_http_server *server, const struct server_args *args)
 {
@@ -212,6 +245,7 @@ server_init(struct pyl_http_server *server, const struct server_args *args)
     pyl_http1_shared_init(&server->shared, &limits);
     server->loop = (struct pyl_loop *)(void *)Py_NewRef(args->loop);
     server->app = Py_NewRef(args->app);
+    server->is_coroutine_function = is_plain_application(args->app);
     server->on_error = Py_NewRef(args->on_error);
     server->app_state = args->state == Py_None ? NULL : Py_NewRef(args->state);
     server->write_log = args->write_log == Py_None ? NULL : Py_NewRef(args->write_log);

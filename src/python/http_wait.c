@@ -13,7 +13,8 @@
 
 struct http_ready {
     PyObject_HEAD
-    PyObject *value; /* NULL: given away */
+    struct pyl_state *state; /* kept alive by the type */
+    PyObject *value;         /* NULL: given away */
 };
 
 static PySendResult
@@ -100,11 +101,10 @@ ready_close(PyObject *op, PyObject *unused)
 static void
 ready_dealloc(PyObject *op)
 {
-    PyTypeObject *type = Py_TYPE(op);
+    struct pyl_state *state = ((struct http_ready *)(void *)op)->state;
     PyObject_GC_UnTrack(op);
     (void)ready_clear(op);
-    PyObject_GC_Del(op);
-    Py_DECREF(type);
+    pyl_freelist_free(&state->http.ready_freelist, op);
 }
 
 static PyMethodDef ready_methods[] = {
@@ -140,11 +140,13 @@ pyl_http_ready(struct pyl_state *state, PyObject *value)
     if (value == NULL) {
         return NULL;
     }
-    struct http_ready *ready = PyObject_GC_New(struct http_ready, state->http_ready_type);
+    struct http_ready *ready = (struct http_ready *)(void *)pyl_freelist_new(
+        &state->http.ready_freelist, state->http_ready_type);
     if (ready == NULL) {
         Py_DECREF(value);
         return NULL;
     }
+    ready->state = state;
     ready->value = value;
     PyObject_GC_Track(ready);
     return (PyObject *)ready;

@@ -213,6 +213,7 @@ module_clear(PyObject *module)
 {
     struct pyl_state *state = pyl_state_of_module(module);
     /* Before the types go: PyObject_GC_Del() looks at the type. */
+    pyl_http_state_clear(&state->http);
     pyl_freelist_close(&state->handle_freelist);
     pyl_freelist_close(&state->timer_handle_freelist);
     pyl_task_state_clear(&state->tasks);
@@ -225,7 +226,6 @@ module_clear(PyObject *module)
 #define PYL_CLEAR_IMPORT(name, module, attribute, is_required) Py_CLEAR(state->name);
     PYL_IMPORTS(PYL_CLEAR_IMPORT)
 #undef PYL_CLEAR_IMPORT
-    pyl_http_state_clear(&state->http);
     Py_CLEAR(state->debug_names);
     return 0;
 }

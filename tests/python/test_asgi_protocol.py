@@ -272,6 +272,47 @@ def test_extra_keys_do_not_matter(run):
     run(main())
 
 
+def test_keys_that_are_equal_but_not_the_same(run):
+    def copy(message):
+        return {"".join(list(key)): value for key, value in message.items()}
+
+    async def main():
+        async def app(scope, receive, send):
+            await send(copy({**START, "headers": [(b"a", b"b")]}))
+            await send(copy({**BODY, "more_body": True}))
+            await send(copy(BODY))
+
+        async with Serving(app) as server:
+            response = await server.fetch(get())
+            assert (response.header("a"), response.body) == ("b", b"okok")
+
+    run(main())
+
+
+def test_send_inside_send(run):
+    """Headers are iterated and bodies copied by code of the application, which may do anything."""
+    async def main():
+        async def app(scope, receive, send):
+            def headers():
+                send(START)
+                yield (b"a", b"b")
+
+            class More:
+                def __bool__(self):
+                    send(BODY)
+                    return False
+
+            with pytest.raises(RuntimeError):
+                await send({**START, "headers": headers()})
+            with pytest.raises(RuntimeError):
+                await send({**BODY, "more_body": More()})
+
+        async with Serving(app) as server:
+            assert (await server.fetch(get())).body == b"ok"
+
+    run(main())
+
+
 def test_length_violations_on_the_wire_close(run):
     async def main():
         async def app(scope, receive, send):
@@ -481,24 +522,26 @@ def test_disconnect_wrapped_by_the_application_is_no_error(run):
     run(main())
 
 
-def test_keyboard_interrupt_leaves_the_loop(new_loop):
+@pytest.mark.parametrize("path", ["/", "/later"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_interrupt_leaves_the_loop(new_loop, path, error):
     loop = new_loop()
+    server = None
 
     async def app(scope, receive, send):
         if scope["path"] == "/later":
             await asyncio.sleep(0)
-        raise KeyboardInterrupt
+        raise error
 
-    for path in ("/", "/later"):
-        async def main():
-            server = Serving(app)
-            await server.__aenter__()
-            client = await server.connect()
-            client.write(get(path))
-            await asyncio.sleep(5)
+    async def main():
+        nonlocal server
+        server = await Serving(app).__aenter__()
+        client = await server.connect()
+        client.write(get(path))
+        await client.rest()
 
-        with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(main())
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0.01))
+    task = loop.create_task(main())
+    with pytest.raises(error):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)  # goes on: the client gets its 500
+    loop.run_until_complete(server.__aexit__(None, None, None))

@@ -234,3 +234,20 @@ def test_current_task(run):
         assert len(set(map(id, tasks))) == 3
 
     run(main())
+
+
+def test_kept_header_pairs_never_mix(run):
+    """More different fields than are kept, again and again: each request sees its own."""
+    async def main():
+        app = Recorder()
+        async with Serving(app) as server:
+            client = await server.connect()
+            for i in range(1000):
+                value = f"v{i % 400}"
+                fields = [f"X-{i % 3}: {value}", f"cookie: {value}", "Y: " + "y" * (i % 300), f"x-{i % 3}:"]
+                await client.fetch(get("/", *fields))
+                assert app.scopes.pop()["headers"] == [
+                    (b"host", b"a"), (b"x-%d" % (i % 3), value.encode()), (b"cookie", value.encode()),
+                    (b"y", b"y" * (i % 300)), (b"x-%d" % (i % 3), b"")]
+
+    run(main())
