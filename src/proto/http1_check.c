@@ -383,8 +383,7 @@ check_host(const struct pyl_http1_head *head, const struct pyl_http1_field *host
     }
     const uint8_t *value = pyl_http1_bytes(head, host->value);
     size_t size = host->value.size;
-    if (size > 0 && size == shared->good_host_size &&
-        memcmp(value, shared->good_host, size) == 0) {
+    if (size > 0 && size == shared->good_host_size && memcmp(value, shared->good_host, size) == 0) {
         return FINE;
     }
     if (!pyl_http1_is_host(value, size)) {

@@ -188,7 +188,7 @@ struct pyl_http_server {
     PyObject *drained;        /* future of wait_drained(), or NULL */
     struct pyl_http_options options;
 
-    PyObject *listeners; /* list of HttpListener */
+    PyObject *listeners;                  /* list of HttpListener */
     PyObject *pairs[PYL_HTTP_PAIR_SLOTS]; /* tuples of two bytes, or NULL; see http_headers.c */
     struct pyl_list connections;
     struct pyl_list requests;
@@ -197,7 +197,7 @@ struct pyl_http_server {
     Py_ssize_t task_count;
     uint64_t request_count;
     bool is_coroutine_function; /* calling `app` only makes a coroutine */
-    bool is_draining; /* no new connections, no second request on old ones */
+    bool is_draining;           /* no new connections, no second request on old ones */
 
     struct pyl_timer tick; /* holds a reference while armed or queued */
     bool is_tick_armed;

@@ -1,8 +1,9 @@
 /*
  * http_headers.c - scope["headers"]: a fresh list of (name, value) pairs.
  *
- * Clients repeat themselves, each in its next request and all of one kind among each other. So recent pairs
- * are kept and shared: they are tuples of bytes, which nobody can change. Credentials are not kept.
+ * Clients repeat themselves, each in its next request and all of one kind among each other. So
+ * recent pairs are kept and shared: they are tuples of bytes, which nobody can change. Credentials
+ * are not kept.
  */
 #include "python/http.h"
 
@@ -50,9 +51,11 @@ is_pair(PyObject *pair, const uint8_t *name, size_t name_size, const uint8_t *va
 static bool
 is_secret(const uint8_t *name, size_t size)
 {
-    return pyl_http1_equals(name, size, "authorization") || pyl_http1_equals(name, size, "cookie") ||
+    return pyl_http1_equals(name, size, "authorization") ||
+           pyl_http1_equals(name, size, "cookie") ||
            pyl_http1_equals(name, size, "proxy-authorization") ||
-           pyl_http1_equals(name, size, "x-api-key") || pyl_http1_equals(name, size, "x-csrf-token");
+           pyl_http1_equals(name, size, "x-api-key") ||
+           pyl_http1_equals(name, size, "x-csrf-token");
 }
 
 static PyObject *
@@ -64,8 +67,7 @@ pair_new(struct pyl_http_state *state, const uint8_t *name, size_t name_size, co
         return NULL;
     }
     PyObject *name_bytes = pyl_http_field_name(state, name, name_size);
-    PyObject *value_bytes =
-        PyBytes_FromStringAndSize((const char *)value, (Py_ssize_t)value_size);
+    PyObject *value_bytes = PyBytes_FromStringAndSize((const char *)value, (Py_ssize_t)value_size);
     PyTuple_SET_ITEM(pair, 0, name_bytes);
     PyTuple_SET_ITEM(pair, 1, value_bytes);
     if (name_bytes == NULL || value_bytes == NULL) {

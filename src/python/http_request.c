@@ -245,7 +245,8 @@ call_app_in(PyObject *context, struct pyl_http_request *request, PyObject *scope
     return coro;
 }
 
-/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not run. */
+/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not
+ * run. */
 static int
 run_app(struct pyl_http_request *request, PyObject *scope)
 {

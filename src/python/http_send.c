@@ -38,8 +38,8 @@ look_up_message(struct pyl_state *state, PyObject *dict, struct message *ret)
     return 0;
 }
 
-/* Constant strings that look like names are interned, so one pass over the few items finds nearly all keys by
- * their address. 0, or -1 with an exception. */
+/* Constant strings that look like names are interned, so one pass over the few items finds nearly
+ * all keys by their address. 0, or -1 with an exception. */
 static int
 read_message(struct pyl_state *state, PyObject *dict, struct message *ret)
 {

@@ -120,8 +120,8 @@ make_scope_template(struct pyl_http_server *server)
         server->scope_template = Py_BuildValue(
             "{s:s,s:O,s:O,s:O,s:O,s:s,s:O,s:O,s:O,s:O,s:O,s:O}", "type", "http", "asgi", Py_None,
             "http_version", state->http.version_11, "server", Py_None, "client", Py_None, "scheme",
-            "http", "method", state->http.methods[HTTP_GET], "root_path", server->root_path,
-            "path", path, "raw_path", raw_path, "query_string", state->http.empty_bytes, "headers",
+            "http", "method", state->http.methods[HTTP_GET], "root_path", server->root_path, "path",
+            path, "raw_path", raw_path, "query_string", state->http.empty_bytes, "headers",
             Py_None);
     }
     Py_XDECREF(path);
