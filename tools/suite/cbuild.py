@@ -19,8 +19,8 @@ from runner import LOGS, PASSED, ROOT, TOTALS, Outcome, failed, skipped
 VARIANTS = {
     "gcc": ("gcc", ["-Dpython=true", "-Dwerror=true"], 1),
     "clang": ("clang", ["-Dpython=true", "-Dwerror=true"], 1),
-    "asan": ("gcc", ["-Dpython=true", "-Db_sanitize=address,undefined"], 4),
-    "tsan": ("gcc", ["-Dpython=false", "-Db_sanitize=thread"], 10),
+    "asan": ("gcc", ["-Dpython=true", "-Doptimization=1", "-Db_sanitize=address,undefined"], 4),
+    "tsan": ("gcc", ["-Dpython=false", "-Doptimization=1", "-Db_sanitize=thread"], 10),
     "tiny": ("gcc", ["-Dpython=false", "-Dtiny_limits=true"], 2),
     "kqueue": ("gcc", ["-Dpython=false", "-Dkqueue_emulation=true"], 2),
 }

@@ -7,7 +7,7 @@ import sys
 import cbuild
 import packaging_step
 import pythons
-from runner import ROOT, Board, Step, select
+from runner import ROOT, Board, Step, select, stop_on_signals
 
 
 def tidy(job):
@@ -116,6 +116,7 @@ def main():
     for name in ("PYTHONPATH", "PYTHONHOME", "PYLOOP_BACKEND"):
         os.environ.pop(name, None)
     os.chdir(ROOT)
+    stop_on_signals()
     total = Board(select(steps, options.words), options).run()
     if total.reasons:
         print("\nSKIPPED, and why:")

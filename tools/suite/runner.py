@@ -44,6 +44,26 @@ class Outcome:
 
 PASSED = Outcome(passed=1)
 
+# Leaders of the process groups that run now; guarded by the GIL's atomicity of set operations.
+_running = set()
+
+
+def stop_on_signals():
+    """When we are told to end, what we started ends too."""
+    def stop(number, _frame):
+        for pid in list(_running):
+            kill_group(pid)
+        os._exit(128 + number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def kill_group(leader):
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
 
 def skipped(reason):
     return Outcome(skipped=1, reasons=[reason])
@@ -71,6 +91,7 @@ class Job:
         start = self.log.tell()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                    env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True)
+        _running.add(process.pid)
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -78,11 +99,9 @@ class Job:
             self.say(f"timed out after {timeout} s")
         finally:
             # The group too, so that nothing a test left behind disturbs the next one.
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            kill_group(process.pid)
             process.wait()
+            _running.discard(process.pid)
         return status, self.log_path.read_bytes()[start:].decode(errors="replace")
 
     def check(self, what, command, **kwargs):
