@@ -46,11 +46,10 @@ pyl_inbox_is_empty(struct pyl_inbox *inbox)
     return atomic_load_explicit(&inbox->top, memory_order_relaxed) == NULL;
 }
 
-/* Consumer only. Returns the oldest node of a NULL-terminated list, or NULL. */
+/* The list in the other order. */
 static inline struct pyl_inbox_node *
-pyl_inbox_take(struct pyl_inbox *inbox)
+pyl_inbox_reverse(struct pyl_inbox_node *node)
 {
-    struct pyl_inbox_node *node = atomic_exchange_explicit(&inbox->top, NULL, memory_order_acquire);
     struct pyl_inbox_node *reversed = NULL;
     while (node != NULL) {
         struct pyl_inbox_node *next = node->next;
@@ -59,6 +58,13 @@ pyl_inbox_take(struct pyl_inbox *inbox)
         node = next;
     }
     return reversed;
+}
+
+/* Consumer only. Returns the oldest node of a NULL-terminated list, or NULL. */
+static inline struct pyl_inbox_node *
+pyl_inbox_take(struct pyl_inbox *inbox)
+{
+    return pyl_inbox_reverse(atomic_exchange_explicit(&inbox->top, NULL, memory_order_acquire));
 }
 
 #endif

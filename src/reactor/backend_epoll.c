@@ -184,7 +184,7 @@ epoll_wait_events(struct pyl_reactor *reactor, int64_t timeout_ns)
     if (pyl_readiness_has_queued(&backend->readiness)) {
         timeout_ns = 0;
     }
-    pyl_reactor_count(&reactor->stats.enters, 1);
+    pyl_counter_add(&reactor->stats.enters, 1);
     int count = epoll_wait_kernel(backend, reactor->events_max, timeout_ns);
     if (count < 0) {
         return count;

@@ -229,7 +229,7 @@ kqueue_wait(struct pyl_reactor *reactor, int64_t timeout_ns)
     }
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / PYL_NS_PER_S),
                                .tv_nsec = (long)(timeout_ns % PYL_NS_PER_S)};
-    pyl_reactor_count(&reactor->stats.enters, 1);
+    pyl_counter_add(&reactor->stats.enters, 1);
     int count =
         kevent(backend->kqueue_fd, backend->changes, backend->change_count, backend->kernel_events,
                (int)reactor->events_max, timeout_ns >= 0 ? &timeout : NULL);

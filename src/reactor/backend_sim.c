@@ -387,7 +387,7 @@ gather(struct pyl_reactor *reactor)
                           chance(backend, backend->faults.starve);
         if (is_starved || ready_add(backend, op) < 0) {
             backend->has_put_off = true;
-            pyl_reactor_count(&reactor->stats.starvations, 1);
+            pyl_counter_add(&reactor->stats.starvations, 1);
         }
     }
     for (uint32_t left = backend->ready_count; left > 0; left--) {
@@ -440,7 +440,7 @@ take_wake(struct pyl_reactor *reactor)
     if (!pyl_waker_clear(&reactor->waker)) {
         return false;
     }
-    pyl_reactor_count(&reactor->stats.wakes, 1);
+    pyl_counter_add(&reactor->stats.wakes, 1);
     while (read(backend_of(reactor)->wake_read_fd, bytes, sizeof(bytes)) > 0) {
     }
     return true;

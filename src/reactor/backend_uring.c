@@ -165,7 +165,7 @@ ring_submit(struct pyl_reactor *reactor, bool get_events)
     if (!uring->is_enabled) {
         return; /* the first wait() does it: its thread becomes the owner */
     }
-    pyl_reactor_count(&reactor->stats.enters, 1);
+    pyl_counter_add(&reactor->stats.enters, 1);
     if (get_events) {
         (void)io_uring_submit_and_get_events(&uring->ring);
     } else {
@@ -450,10 +450,10 @@ ring_enter(struct pyl_reactor *reactor, int64_t timeout_ns)
         if (!ring_has_work(ring)) {
             return 0;
         }
-        pyl_reactor_count(&reactor->stats.enters, 1);
+        pyl_counter_add(&reactor->stats.enters, 1);
         rc = io_uring_submit_and_get_events(ring);
     } else {
-        pyl_reactor_count(&reactor->stats.enters, 1);
+        pyl_counter_add(&reactor->stats.enters, 1);
         rc = ring_submit_and_wait(ring, timeout_ns);
     }
     /* EAGAIN: no memory for requests now; EBUSY: reap first. What was not taken stays queued. */

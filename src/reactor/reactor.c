@@ -294,7 +294,7 @@ pyl_reactor_submit(struct pyl_reactor *reactor, struct pyl_op *op)
     op->state = PYL_OP_ACTIVE;
     pyl_list_append(&reactor->active_ops, &op->active);
     reactor->active_count++;
-    pyl_reactor_count(&reactor->stats.submissions, 1);
+    pyl_counter_add(&reactor->stats.submissions, 1);
     reactor->ops->submit(reactor, op);
 }
 
@@ -372,7 +372,7 @@ pyl_reactor_wait(struct pyl_reactor *reactor, int64_t timeout_ns)
     if (pyl_reactor_has_events(reactor)) {
         return 0; /* what a stopped dispatch left goes first */
     }
-    pyl_reactor_count(&reactor->stats.waits, 1);
+    pyl_counter_add(&reactor->stats.waits, 1);
     return reactor->ops->wait(reactor, timeout_ns);
 }
 
@@ -385,7 +385,7 @@ event_deliver(struct pyl_reactor *reactor, const struct pyl_event *event)
         reactor->active_count--;
         op->state = PYL_OP_IDLE; /* the callback may submit it again, or free it */
     }
-    pyl_reactor_count(&reactor->stats.events, 1);
+    pyl_counter_add(&reactor->stats.events, 1);
     op->on_complete(op, event);
     if (event->flags & PYL_EVENT_BUFFER) {
         reactor->ops->release(reactor, event);

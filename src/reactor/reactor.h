@@ -7,6 +7,7 @@
 #ifndef PYL_REACTOR_REACTOR_H
 #define PYL_REACTOR_REACTOR_H
 
+#include "base/counter.h"
 #include "reactor/backend.h"
 #include "reactor/op.h"
 #include "reactor/waker.h"
@@ -136,20 +137,12 @@ PYL_NODISCARD int pyl_reactor_shutdown_now(struct pyl_reactor *reactor, int fd);
  * simulation are not the kernel's. Thread: owner. */
 void pyl_reactor_close_now(struct pyl_reactor *reactor, int fd);
 
-/* For backends: adds to a statistic. Owner only, so no read-modify-write is needed. */
-static inline void
-pyl_reactor_count(_Atomic uint64_t *counter, uint64_t amount)
-{
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + amount,
-                          memory_order_relaxed);
-}
-
 /* For backends: wait() has seen the waker's signal. */
 static inline void
 pyl_reactor_note_wake(struct pyl_reactor *reactor)
 {
     pyl_waker_clear(&reactor->waker);
-    pyl_reactor_count(&reactor->stats.wakes, 1);
+    pyl_counter_add(&reactor->stats.wakes, 1);
 }
 
 /* Nanoseconds of the reactor's clock: CLOCK_MONOTONIC, or virtual time under "sim". */

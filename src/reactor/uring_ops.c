@@ -111,7 +111,7 @@ static void
 op_rearm(struct pyl_reactor *reactor, struct pyl_op *op)
 {
     if (op->kind != PYL_OP_POLL) {
-        pyl_reactor_count(&reactor->stats.rearms, 1);
+        pyl_counter_add(&reactor->stats.rearms, 1);
     }
     pyl_uring_op_list(&pyl_uring_of(reactor)->arming, op);
 }
@@ -170,7 +170,7 @@ deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
         pyl_uring_buffers_release(&uring->buffers, id);
     }
     if (completion->result == -ENOBUFS) {
-        pyl_reactor_count(&reactor->stats.starvations, 1);
+        pyl_counter_add(&reactor->stats.starvations, 1);
         pyl_uring_op_list(&uring->parked, op);
     } else if (is_internal_end(op, completion->result)) {
         op_rearm(reactor, op);

@@ -8,6 +8,7 @@
 #include "sched/worker.h"
 
 #include "base/check.h"
+#include "base/counter.h"
 
 #include <errno.h>
 #include <string.h>
@@ -15,14 +16,6 @@
 /* pyl_worker_fini() gives the kernel this many waits without progress to end what was cancelled. */
 enum { FINI_ROUNDS = 200 };
 #define FINI_WAIT_NS INT64_C(50000000)
-
-/* A counter that only the owner writes needs no read-modify-write. */
-static inline void
-stat_add(_Atomic uint64_t *counter, uint64_t amount)
-{
-    uint64_t value = atomic_load_explicit(counter, memory_order_relaxed);
-    atomic_store_explicit(counter, value + amount, memory_order_relaxed);
-}
 
 int
 pyl_worker_init(struct pyl_worker *worker, const struct pyl_reactor_options *options,
@@ -68,15 +61,21 @@ drain_ops(struct pyl_worker *worker)
 }
 
 void
+pyl_worker_drain(struct pyl_worker *worker)
+{
+    worker->is_closing = true;
+    if (!worker->reactor.is_forked_child) {
+        drain_ops(worker);
+    }
+}
+
+void
 pyl_worker_fini(struct pyl_worker *worker)
 {
     if (!worker->is_initialized) {
         return;
     }
-    worker->is_closing = true;
-    if (!worker->reactor.is_forked_child) {
-        drain_ops(worker);
-    }
+    pyl_worker_drain(worker);
     pyl_reactor_fini(&worker->reactor);
     pyl_heap_fini(&worker->timers);
     (void)pyl_inbox_take(&worker->inbox);
@@ -144,7 +143,7 @@ park(struct pyl_worker *worker, int64_t timeout_ns)
         drain_inbox(worker);
         return pyl_reactor_wait(&worker->reactor, 0);
     }
-    stat_add(&worker->stats.parks, 1);
+    pyl_counter_add(&worker->stats.parks, 1);
     if (worker->hooks.before_wait != NULL) {
         worker->hooks.before_wait(worker, worker->hooks.user);
     }
@@ -186,7 +185,7 @@ run_ready(struct pyl_worker *worker)
         job->run(job);
     }
     if (planned != left) {
-        stat_add(&worker->stats.jobs, planned - left);
+        pyl_counter_add(&worker->stats.jobs, planned - left);
     }
 }
 
@@ -209,7 +208,7 @@ pyl_worker_turn(struct pyl_worker *worker, bool may_block)
 {
     PYL_DCHECK(worker->is_initialized);
     worker->is_interrupted = false;
-    stat_add(&worker->stats.turns, 1);
+    pyl_counter_add(&worker->stats.turns, 1);
     if (!pyl_inbox_is_empty(&worker->inbox)) {
         become_running(worker);
         drain_inbox(worker);

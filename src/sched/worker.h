@@ -67,8 +67,11 @@ PYL_NODISCARD int pyl_worker_init(struct pyl_worker *worker,
                                   size_t cause_size);
 
 /* Cancels all ops and turns until their terminal events were dispatched (without running ready
- * jobs), then frees everything. Jobs and timers still queued are dropped, not run: their owner
- * takes them out before. Accepts a zeroed worker. */
+ * jobs). Only pyl_worker_wake(), post_remote and fini may follow, fini then from any thread. */
+void pyl_worker_drain(struct pyl_worker *worker);
+
+/* Drains, unless that was done, then frees everything. Jobs and timers still queued are dropped,
+ * not run: their owner takes them out before. Accepts a zeroed worker. */
 void pyl_worker_fini(struct pyl_worker *worker);
 
 /* In the child of a fork: gives up the inherited worker without touching what it shares with the

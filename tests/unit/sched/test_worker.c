@@ -500,3 +500,24 @@ Test(worker, two_workers_are_independent)
     EXPECT_TRACE(1);
     pyl_worker_fini(&other);
 }
+
+static void *
+free_worker(void *argument)
+{
+    pyl_worker_fini(&worker);
+    return NULL;
+}
+
+/* Goal: a worker that was drained in its thread may still be woken, and is freed elsewhere. */
+Test(worker, drained_worker_can_be_woken)
+{
+    struct step step = STEP(1);
+    cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+    pyl_worker_drain(&worker);
+    pyl_worker_post_remote(&worker, &step.job);
+    pyl_worker_wake(&worker);
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, free_worker, NULL), 0);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    cr_assert_eq(trace_count, 0);
+}
