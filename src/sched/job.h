@@ -50,4 +50,21 @@ pyl_job_queue_pop(struct pyl_job_queue *queue)
     return PYL_CONTAINER_OF(node, struct pyl_job, link);
 }
 
+/* Moves all of `from` to the end of `queue`. */
+static inline void
+pyl_job_queue_append(struct pyl_job_queue *queue, struct pyl_job_queue *from)
+{
+    if (from->head == NULL) {
+        return;
+    }
+    if (queue->tail == NULL) {
+        queue->head = from->head;
+    } else {
+        queue->tail->next = from->head;
+    }
+    queue->tail = from->tail;
+    queue->count += from->count;
+    *from = (struct pyl_job_queue){0};
+}
+
 #endif

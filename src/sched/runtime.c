@@ -1,0 +1,346 @@
+/*
+ * runtime.c - threads, spawning, the phases of the end.
+ *
+ * Invariant: a strand that was admitted is counted before it is queued and counted again after it
+ * ended, so equal sums mean that none is left (see is_drained()).
+ */
+#include "sched/runtime.h"
+
+#include "base/alloc.h"
+#include "base/check.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- life ---- */
+
+static uint32_t
+default_workers(void)
+{
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    count = count > 0 ? count : 1;
+    return count < PYL_IDLE_WORKERS_MAX ? (uint32_t)count : PYL_IDLE_WORKERS_MAX;
+}
+
+static int
+init_sync(struct pyl_runtime *runtime)
+{
+    int rc = -pthread_mutex_init(&runtime->lock, NULL);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = -pthread_cond_init(&runtime->is_changed, NULL);
+    if (rc < 0) {
+        (void)pthread_mutex_destroy(&runtime->lock);
+    }
+    return rc;
+}
+
+static void
+fini_sync(struct pyl_runtime *runtime)
+{
+    (void)pthread_cond_destroy(&runtime->is_changed);
+    (void)pthread_mutex_destroy(&runtime->lock);
+}
+
+static int
+init_shared(struct pyl_runtime *runtime, const struct pyl_runtime_options *options,
+            uint32_t workers)
+{
+    int rc = init_sync(runtime);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = pyl_idle_init(&runtime->idle, workers);
+    if (rc < 0) {
+        goto fail_idle;
+    }
+    rc = pyl_injector_init(&runtime->injector);
+    if (rc < 0) {
+        goto fail_injector;
+    }
+    rc = pyl_blocking_init(&runtime->blocking, &options->blocking);
+    if (rc == 0) {
+        return 0;
+    }
+    pyl_injector_fini(&runtime->injector);
+fail_injector:
+    pyl_idle_fini(&runtime->idle);
+fail_idle:
+    fini_sync(runtime);
+    return rc;
+}
+
+static void
+fini_shared(struct pyl_runtime *runtime)
+{
+    pyl_blocking_close(&runtime->blocking);
+    pyl_injector_fini(&runtime->injector);
+    pyl_idle_fini(&runtime->idle);
+    fini_sync(runtime);
+}
+
+static int
+init_lanes(struct pyl_runtime *runtime, const struct pyl_runtime_options *options, uint32_t workers,
+           char *cause, size_t cause_size)
+{
+    runtime->lanes = pyl_alloc_array(workers, sizeof(*runtime->lanes));
+    runtime->threads = pyl_alloc_array(workers, sizeof(*runtime->threads));
+    if (runtime->lanes == NULL || runtime->threads == NULL) {
+        return -ENOMEM;
+    }
+    for (; runtime->lane_count < workers; runtime->lane_count++) {
+        struct pyl_reactor_options reactor = options->reactor;
+        reactor.sim_seed = options->seed + runtime->lane_count;
+        int rc = pyl_lane_init(&runtime->lanes[runtime->lane_count], runtime, runtime->lane_count,
+                               options->seed, &reactor, cause, cause_size);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int
+pyl_runtime_init(struct pyl_runtime *runtime, const struct pyl_runtime_options *options,
+                 char *cause, size_t cause_size)
+{
+    static const struct pyl_runtime_options defaults;
+    memset(runtime, 0, sizeof(*runtime));
+    if (options == NULL) {
+        options = &defaults;
+    }
+    if (options->workers > PYL_IDLE_WORKERS_MAX) {
+        return -EINVAL;
+    }
+    uint32_t workers = options->workers > 0 ? options->workers : default_workers();
+    runtime->steal_delay_ns =
+        options->steal_delay_ns != 0 ? options->steal_delay_ns : PYL_RUNTIME_STEAL_DELAY_NS;
+    int rc = init_shared(runtime, options, workers);
+    if (rc < 0) {
+        memset(runtime, 0, sizeof(*runtime));
+        return rc;
+    }
+    rc = init_lanes(runtime, options, workers, cause, cause_size);
+    if (rc < 0) {
+        pyl_runtime_fini(runtime);
+    }
+    return rc;
+}
+
+void
+pyl_runtime_fini(struct pyl_runtime *runtime)
+{
+    if (runtime->idle.worker_count == 0) {
+        return;
+    }
+    PYL_CHECK(runtime->thread_count == 0);
+    for (uint32_t i = 0; i < runtime->lane_count; i++) {
+        pyl_lane_fini(&runtime->lanes[i]);
+    }
+    fini_shared(runtime);
+    pyl_free(runtime->threads);
+    pyl_free(runtime->lanes);
+    memset(runtime, 0, sizeof(*runtime));
+}
+
+/* ---- phases ---- */
+
+/* Does nothing if the runtime is there already. */
+static void
+raise_phase(struct pyl_runtime *runtime, enum pyl_runtime_phase phase)
+{
+    (void)pthread_mutex_lock(&runtime->lock);
+    if (pyl_runtime_phase_of(runtime) < phase) {
+        atomic_store_explicit(&runtime->phase, phase, memory_order_seq_cst);
+        (void)pthread_cond_broadcast(&runtime->is_changed);
+    }
+    (void)pthread_mutex_unlock(&runtime->lock);
+}
+
+static void
+wake_all(struct pyl_runtime *runtime)
+{
+    for (uint32_t i = 0; i < runtime->lane_count; i++) {
+        pyl_worker_wake(&runtime->lanes[i].worker);
+    }
+}
+
+void
+pyl_runtime_stop(struct pyl_runtime *runtime)
+{
+    pyl_injector_close(&runtime->injector);
+    raise_phase(runtime, PYL_RUNTIME_STOPPING);
+    wake_all(runtime);
+}
+
+/*
+ * Has every strand ended? Ended ones are counted first: a strand spawned by a lane in between was
+ * spawned by one that had not ended at the first count, so the sums differ. Sequentially
+ * consistent, so that of two lanes that end the last two strands at once, one sees both.
+ */
+static bool
+is_drained(struct pyl_runtime *runtime)
+{
+    uint64_t ended = 0;
+    for (uint32_t i = 0; i < runtime->lane_count; i++) {
+        ended += atomic_load_explicit(&runtime->lanes[i].stats.ended, memory_order_seq_cst);
+    }
+    uint64_t spawned = pyl_injector_admitted(&runtime->injector);
+    for (uint32_t i = 0; i < runtime->lane_count; i++) {
+        spawned += atomic_load_explicit(&runtime->lanes[i].stats.spawned, memory_order_seq_cst);
+    }
+    return ended == spawned;
+}
+
+void
+pyl_runtime_advance(struct pyl_runtime *runtime, struct pyl_lane *lane)
+{
+    if (PYL_LIKELY(pyl_runtime_phase_of(runtime) == PYL_RUNTIME_RUNNING)) {
+        return;
+    }
+    if (!lane->is_stop_told) {
+        pyl_lane_tell_stop(lane);
+    }
+    if (pyl_runtime_phase_of(runtime) == PYL_RUNTIME_STOPPING && is_drained(runtime)) {
+        raise_phase(runtime, PYL_RUNTIME_DRAINED);
+    }
+}
+
+/* ---- threads ---- */
+
+static void
+note_error(struct pyl_runtime *runtime, int error)
+{
+    int expected = 0;
+    (void)atomic_compare_exchange_strong(&runtime->error, &expected, error);
+    pyl_injector_close(&runtime->injector);
+    raise_phase(runtime, PYL_RUNTIME_DRAINED); /* its strands will never end */
+}
+
+static void *
+run_lane(void *argument)
+{
+    struct pyl_lane *lane = argument;
+    struct pyl_runtime *runtime = lane->runtime;
+    pyl_lane_set_current(lane);
+    int rc = 0;
+    while (rc == 0 && pyl_runtime_phase_of(runtime) != PYL_RUNTIME_ENDED) {
+        rc = pyl_lane_turn(lane);
+    }
+    if (rc < 0) {
+        note_error(runtime, rc); /* nothing to drain any more: pyl_runtime_fini() drops it */
+    } else {
+        pyl_worker_drain(&lane->worker);
+    }
+    pyl_lane_set_current(NULL);
+    return NULL;
+}
+
+int
+pyl_runtime_start(struct pyl_runtime *runtime)
+{
+    sigset_t all;
+    sigset_t before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* the new threads inherit it */
+    int rc = 0;
+    while (rc == 0 && runtime->thread_count < runtime->lane_count) {
+        struct pyl_lane *lane = &runtime->lanes[runtime->thread_count];
+        rc = pthread_create(&runtime->threads[runtime->thread_count], NULL, run_lane, lane);
+        runtime->thread_count += rc == 0;
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0) {
+        pyl_runtime_stop(runtime);
+        raise_phase(runtime, PYL_RUNTIME_DRAINED); /* nothing was spawned yet */
+        rc = pyl_runtime_join(runtime);
+        return rc < 0 ? rc : -EAGAIN;
+    }
+    return 0;
+}
+
+int
+pyl_runtime_join(struct pyl_runtime *runtime)
+{
+    (void)pthread_mutex_lock(&runtime->lock);
+    while (pyl_runtime_phase_of(runtime) < PYL_RUNTIME_DRAINED) {
+        (void)pthread_cond_wait(&runtime->is_changed, &runtime->lock);
+    }
+    (void)pthread_mutex_unlock(&runtime->lock);
+    pyl_blocking_close(&runtime->blocking);
+    raise_phase(runtime, PYL_RUNTIME_ENDED);
+    wake_all(runtime);
+    for (uint32_t i = 0; i < runtime->thread_count; i++) {
+        (void)pthread_join(runtime->threads[i], NULL);
+    }
+    runtime->thread_count = 0;
+    return atomic_load(&runtime->error);
+}
+
+/* ---- strands ---- */
+
+void
+pyl_runtime_offer(struct pyl_runtime *runtime, bool is_urgent)
+{
+    uint32_t index;
+    if (pyl_idle_claim(&runtime->idle, is_urgent, &index)) {
+        pyl_worker_wake(&runtime->lanes[index].worker);
+    }
+}
+
+/* The caller's lane in this runtime, or NULL. */
+static struct pyl_lane *
+own_lane(const struct pyl_runtime *runtime)
+{
+    struct pyl_lane *lane = pyl_lane_current();
+    return lane != NULL && lane->runtime == runtime ? lane : NULL;
+}
+
+/* Counts the strand before anybody can run it, and gives it its first job. */
+static int
+admit(struct pyl_runtime *runtime, struct pyl_lane *lane, struct pyl_strand *strand,
+      struct pyl_job *job)
+{
+    if (lane != NULL) {
+        pyl_lane_count(&lane->stats.spawned);
+    } else if (!pyl_injector_admit(&runtime->injector)) {
+        return -ECANCELED;
+    }
+    pyl_job_queue_push(&strand->jobs, job);
+    return 0;
+}
+
+int
+pyl_runtime_spawn(struct pyl_runtime *runtime, struct pyl_strand *strand, struct pyl_job *job)
+{
+    struct pyl_lane *lane = own_lane(runtime);
+    int rc = admit(runtime, lane, strand, job);
+    if (rc < 0) {
+        return rc;
+    }
+    if (lane != NULL) {
+        pyl_lane_push(lane, strand);
+        return 0;
+    }
+    strand->queued_ns = pyl_reactor_now_ns(&runtime->lanes[0].worker.reactor);
+    struct pyl_job_queue chain = {0};
+    pyl_job_queue_push(&chain, &strand->job);
+    pyl_injector_push(&runtime->injector, &chain);
+    pyl_runtime_offer(runtime, true);
+    return 0;
+}
+
+int
+pyl_runtime_spawn_on(struct pyl_runtime *runtime, uint32_t index, struct pyl_strand *strand,
+                     struct pyl_job *job)
+{
+    PYL_DCHECK(index < runtime->lane_count);
+    int rc = admit(runtime, own_lane(runtime), strand, job);
+    if (rc == 0) {
+        pyl_lane_place(&runtime->lanes[index], strand);
+    }
+    return rc;
+}

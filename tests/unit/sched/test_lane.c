@@ -1,0 +1,243 @@
+/*
+ * test_lane.c - where new strands go: own queue, injector, thieves; who sleeps, watches, is woken.
+ * Covers steal.c.
+ */
+#include "sched/lane.h"
+
+#include "support/runtime_fixture.h"
+
+enum { STRANDS = PYL_RUN_QUEUE_SLOTS * 2 };
+
+static struct pyl_runtime runtime;
+static struct pyl_lane *first;
+static struct pyl_lane *second;
+static struct counted_strand strands[STRANDS];
+
+static void
+open_lanes(void)
+{
+    fixture_open_runtime(&runtime, 2);
+    first = &runtime.lanes[0];
+    second = &runtime.lanes[1];
+    for (int i = 0; i < STRANDS; i++) {
+        counted_init(&strands[i], true);
+    }
+}
+
+static void
+close_lanes(void)
+{
+    fixture_end_runtime(&runtime);
+}
+
+TestSuite(lane, .init = open_lanes, .fini = close_lanes);
+
+/* Spawned by the lane itself, or from outside (NULL). */
+static void
+spawn_range(struct pyl_lane *lane, int begin, int end)
+{
+    pyl_lane_set_current(lane);
+    for (int i = begin; i < end; i++) {
+        cr_assert_eq(pyl_runtime_spawn(&runtime, &strands[i].strand, &strands[i].job), 0);
+    }
+    pyl_lane_set_current(NULL);
+}
+
+static int
+count_runs(uint32_t lane)
+{
+    int count = 0;
+    for (int i = 0; i < STRANDS; i++) {
+        cr_assert_leq(strands[i].runs, 1);
+        count += strands[i].runs == 1 && strands[i].ran_on == lane;
+    }
+    return count;
+}
+
+/* The first half of a turn: what a lane does before it may block. */
+static bool
+look(struct pyl_lane *lane)
+{
+    pyl_lane_set_current(lane);
+    bool may_block = pyl_lane_look(lane);
+    pyl_lane_set_current(NULL);
+    return may_block;
+}
+
+/* The second half, when it was allowed to block: it must not, or the simulation would jump. */
+static void
+wake_up(struct pyl_lane *lane)
+{
+    pyl_lane_set_current(lane);
+    cr_assert_eq(pyl_worker_turn(&lane->worker, false), 0);
+    pyl_lane_settle(lane);
+    pyl_lane_set_current(NULL);
+}
+
+static bool
+is_notified(struct pyl_lane *lane)
+{
+    return atomic_load(&lane->worker.park) == PYL_WORKER_NOTIFIED;
+}
+
+/* Goal: what a lane spawns runs there when nobody is idle for long. */
+Test(lane, own_strands_run_here)
+{
+    spawn_range(first, 0, 3);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 3);
+}
+
+/* Goal: a strand from outside is found by whichever lane looks. */
+Test(lane, outside_strand_is_taken_from_injector)
+{
+    spawn_range(NULL, 0, 1);
+    cr_assert_eq(pyl_injector_depth(&runtime.injector), 1);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(1), 1);
+}
+
+/* Goal: entries are stolen when they have waited for 100 us, and not before; then the older half.
+ */
+Test(lane, thief_takes_what_waited)
+{
+    spawn_range(first, 0, 3);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(1), 0);
+    fixture_pass(&runtime, PYL_RUNTIME_STEAL_DELAY_NS);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(1), 2);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 1);
+    cr_assert_eq(atomic_load(&second->stats.stolen), 2);
+}
+
+/* Goal: a lane that saw young entries waits until they are old enough, no longer. */
+Test(lane, thief_waits_for_young_entries)
+{
+    spawn_range(first, 0, 2);
+    cr_assert(look(second));
+    cr_assert_eq(second->mode, PYL_LANE_WATCHING);
+    cr_assert(second->watch.is_armed);
+    pyl_lane_set_current(second);
+    cr_assert_eq(pyl_worker_turn(&second->worker, true), 0); /* the simulated wait jumps there */
+    pyl_lane_settle(second);
+    pyl_lane_set_current(NULL);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(1), 1);
+}
+
+/* Goal: with stealing off nothing is stolen. */
+Test(lane, stealing_can_be_off)
+{
+    runtime.steal_delay_ns = -1;
+    spawn_range(first, 0, 2);
+    fixture_pass(&runtime, PYL_RUNTIME_STEAL_DELAY_NS * 10);
+    cr_assert(look(second));
+    cr_assert_eq(second->mode, PYL_LANE_SLEEPING);
+    wake_up(second);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 2);
+}
+
+/* Goal: what does not fit into the queue goes to the injector, and everything runs once. */
+Test(lane, full_queue_overflows)
+{
+    spawn_range(first, 0, PYL_RUN_QUEUE_SLOTS + 1);
+    cr_assert_eq(pyl_injector_depth(&runtime.injector), PYL_RUN_QUEUE_SLOTS / 2 + 1);
+    for (int i = 0; i < PYL_RUN_QUEUE_SLOTS; i++) {
+        fixture_turn_lane(second);
+        fixture_turn_lane(first);
+    }
+    cr_assert_eq(count_runs(0) + count_runs(1), PYL_RUN_QUEUE_SLOTS + 1);
+    cr_assert_gt(count_runs(1), 0);
+}
+
+/* Goal: a spawn from outside wakes one sleeper, once. */
+Test(lane, outside_spawn_wakes_one_sleeper)
+{
+    cr_assert(look(first));
+    cr_assert(look(second));
+    spawn_range(NULL, 0, 2);
+    cr_assert(is_notified(first) != is_notified(second));
+    wake_up(first);
+    wake_up(second);
+    cr_assert(first->mode == PYL_LANE_SEARCHING || second->mode == PYL_LANE_SEARCHING);
+}
+
+/* Goal: a strand that comes between a lane's search and its sleep is not overlooked. */
+Test(lane, strand_during_last_look_keeps_lane_awake)
+{
+    cr_assert(look(first)); /* sleeps: it was the last to search */
+    spawn_range(NULL, 0, 1);
+    cr_assert(is_notified(first));
+    cr_assert(!look(second), "the injector is looked at before the sleep");
+    wake_up(second);
+    cr_assert_eq(count_runs(1), 1);
+    wake_up(first);
+}
+
+/* Goal: who begins a strand with others behind it tells a sleeper that there is something to take.
+ */
+Test(lane, backlog_wakes_sleeper)
+{
+    cr_assert(look(second));
+    spawn_range(first, 0, 1);
+    fixture_turn_lane(first);
+    cr_assert(!is_notified(second), "a single strand is not worth a wake-up");
+    spawn_range(first, 1, 3);
+    fixture_turn_lane(first);
+    cr_assert(is_notified(second));
+    wake_up(second);
+    cr_assert_eq(second->mode, PYL_LANE_SEARCHING);
+    cr_assert(look(second));
+    cr_assert_eq(second->mode, PYL_LANE_WATCHING, "it stays for a moment: more may come");
+    wake_up(second);
+    cr_assert(look(second));
+    cr_assert_eq(second->mode, PYL_LANE_SLEEPING);
+    wake_up(second);
+}
+
+static struct counted_strand circling;
+
+static void
+run_circling(struct pyl_job *job)
+{
+    pyl_strand_post(&circling.strand, job);
+    fixture_pass(&runtime, PYL_STRAND_BUDGET_NS);
+}
+
+/* Goal: a lane that never runs dry still looks at the injector. */
+Test(lane, busy_lane_looks_at_injector)
+{
+    counted_init(&circling, false);
+    circling.job.run = run_circling;
+    cr_assert_eq(pyl_runtime_spawn_on(&runtime, 0, &circling.strand, &circling.job), 0);
+    fixture_turn_lane(first);
+    spawn_range(NULL, 0, 1);
+    for (int i = 0; i < PYL_LANE_INJECTOR_TURNS + 1; i++) {
+        fixture_turn_lane(first);
+    }
+    cr_assert_eq(count_runs(0), 1);
+    circling.job.run = counted_run;
+}
+
+static void
+run_slow(struct pyl_job *job)
+{
+    fixture_pass(&runtime, PYL_LANE_TURN_NS / 2);
+    counted_run(job);
+}
+
+/* Goal: much to do does not keep the lane from its reactor: a turn has a time limit. */
+Test(lane, turn_has_time_limit)
+{
+    for (int i = 0; i < 4; i++) {
+        strands[i].job.run = run_slow;
+    }
+    spawn_range(first, 0, 4);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 2);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 4);
+}

@@ -1,0 +1,123 @@
+/*
+ * test_runtime.c - threads, spawning from outside, the phases of the end.
+ */
+#include "sched/runtime.h"
+
+#include "support/runtime_fixture.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+enum { STRANDS = 100 };
+
+static struct pyl_runtime runtime;
+static struct counted_strand strands[STRANDS];
+
+/* On the backend that PYLOOP_BACKEND names. */
+static void
+start_runtime(uint32_t workers)
+{
+    struct pyl_runtime_options options = {.workers = workers};
+    char cause[PYL_REACTOR_CAUSE_SIZE] = "";
+    if (pyl_runtime_init(&runtime, &options, cause, sizeof(cause)) < 0) {
+        fprintf(stderr, "SKIPPED: this backend is not available: %s\n", cause);
+        cr_skip_test("%s", cause);
+    }
+    cr_assert_eq(pyl_runtime_start(&runtime), 0);
+}
+
+static void
+end_runtime(void)
+{
+    pyl_runtime_stop(&runtime);
+    cr_assert_eq(pyl_runtime_join(&runtime), 0);
+    pyl_runtime_fini(&runtime);
+}
+
+/* Goal: every strand spawned from outside runs once and ends, and the end waits for all of them. */
+Test(runtime, strands_from_outside_run_once)
+{
+    start_runtime(2);
+    for (int i = 0; i < STRANDS; i++) {
+        counted_init(&strands[i], true);
+        cr_assert_eq(pyl_runtime_spawn(&runtime, &strands[i].strand, &strands[i].job), 0);
+    }
+    end_runtime();
+    for (int i = 0; i < STRANDS; i++) {
+        cr_assert_eq(strands[i].runs, 1);
+        cr_assert_eq(strands[i].ends, 1);
+    }
+}
+
+/* Goal: strands that live on are told once that the runtime stops, and end. */
+Test(runtime, living_strands_are_told)
+{
+    start_runtime(2);
+    for (uint32_t i = 0; i < STRANDS; i++) {
+        counted_init(&strands[i], false);
+        struct pyl_strand *strand = &strands[i].strand;
+        cr_assert_eq(pyl_runtime_spawn_on(&runtime, i % 2, strand, &strands[i].job), 0);
+    }
+    end_runtime();
+    for (uint32_t i = 0; i < STRANDS; i++) {
+        cr_assert_eq(strands[i].stops, 1);
+        cr_assert_eq(strands[i].ends, 1);
+        cr_assert_eq(strands[i].ran_on, i % 2);
+    }
+}
+
+/* Goal: a stopping runtime takes nothing more from outside. */
+Test(runtime, stopping_runtime_refuses)
+{
+    start_runtime(1);
+    pyl_runtime_stop(&runtime);
+    counted_init(&strands[0], true);
+    int rc = pyl_runtime_spawn(&runtime, &strands[0].strand, &strands[0].job);
+    cr_assert_eq(rc, -ECANCELED);
+    end_runtime();
+    cr_assert_eq(strands[0].runs, 0);
+}
+
+struct parent {
+    struct counted_strand counted;
+    struct counted_strand *children;
+    int count;
+};
+
+static void
+run_parent(struct pyl_job *job)
+{
+    struct parent *parent = PYL_CONTAINER_OF(job, struct parent, counted.job);
+    for (int i = 0; i < parent->count; i++) {
+        struct counted_strand *child = &parent->children[i];
+        counted_init(child, true);
+        cr_assert_eq(pyl_runtime_spawn(&runtime, &child->strand, &child->job), 0);
+    }
+    counted_run(job);
+}
+
+/* Goal: a strand may spawn others while the runtime ends, and the end waits for them. */
+Test(runtime, end_waits_for_strands_of_strands)
+{
+    static struct parent parent;
+    start_runtime(2);
+    counted_init(&parent.counted, true);
+    parent.counted.job.run = run_parent;
+    parent.children = strands;
+    parent.count = STRANDS;
+    cr_assert_eq(pyl_runtime_spawn(&runtime, &parent.counted.strand, &parent.counted.job), 0);
+    end_runtime();
+    for (int i = 0; i < STRANDS; i++) {
+        cr_assert_eq(strands[i].ends, 1);
+    }
+}
+
+/* Goal: too many workers are refused; a runtime that was never started can be freed, twice. */
+Test(runtime, bad_and_unused)
+{
+    struct pyl_runtime_options options = {.workers = PYL_IDLE_WORKERS_MAX + 1};
+    cr_assert_eq(pyl_runtime_init(&runtime, &options, NULL, 0), -EINVAL);
+    fixture_open_runtime(&runtime, 3);
+    pyl_runtime_fini(&runtime);
+    pyl_runtime_fini(&runtime);
+}
