@@ -62,6 +62,13 @@ take_posted(struct pyl_strand *strand)
     }
 }
 
+void
+pyl_strand_take_rest(struct pyl_strand *strand, struct pyl_job_queue *ret_jobs)
+{
+    take_posted(strand);
+    pyl_job_queue_append(ret_jobs, &strand->jobs);
+}
+
 /* Returns false if something was posted meanwhile: then the strand stays the caller's. */
 static bool
 begin_rest(struct pyl_strand *strand)

@@ -58,13 +58,16 @@ struct pyl_strand {
 /* A strand that belongs to no runtime yet: pyl_runtime_spawn() gives it to one. */
 void pyl_strand_init(struct pyl_strand *strand, const struct pyl_strand_ops *ops);
 
-/* The job runs in the strand, later. The job must not be queued, the strand was spawned and has not
- * ended. Any thread. */
+/* The job runs in the strand, later. The job must not be queued. After the end it does not run any
+ * more: see pyl_strand_take_rest(). Any thread, as long as the strand's memory lives. */
 void pyl_strand_post(struct pyl_strand *strand, struct pyl_job *job);
 
 /* No job runs any more, not even one posted; on_ended follows when the current job returns. Inside
  * a job of the strand. */
 void pyl_strand_end(struct pyl_strand *strand);
+
+/* What was posted and never run, after the end: appended to `ret_jobs`. Nobody posts any more. */
+void pyl_strand_take_rest(struct pyl_strand *strand, struct pyl_job_queue *ret_jobs);
 
 enum pyl_strand_outcome {
     PYL_STRAND_RESTS, /* no job left: somebody may have scheduled it again already */
