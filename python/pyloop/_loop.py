@@ -7,12 +7,13 @@ import threading
 from asyncio import events, tasks
 
 from . import _core
+from ._names import NamesMixin
 from ._sock import SockMixin
 from ._transports import TransportsMixin
 from ._unix import UnixMixin, forget_wakeup_fd
 
 
-class Loop(_core.LoopCore, SockMixin, TransportsMixin, UnixMixin, asyncio.BaseEventLoop):
+class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, asyncio.BaseEventLoop):
     """An asyncio event loop whose hot parts are C.
 
     backend: "io_uring", "epoll" or "kqueue"; "auto" or None picks the best that works here. RuntimeError tells why

@@ -7,9 +7,10 @@ socket ones those of asyncio's Unix loop; they arrive here with a connected or l
 import contextvars
 import functools
 import os
-from asyncio import constants, exceptions, sslproto, unix_events
+from asyncio import base_events, constants, exceptions, unix_events
 from asyncio.log import logger
 
+from . import _tls
 from ._core import ServerSocket, StreamTransport
 
 _UnixLoop = unix_events._UnixSelectorEventLoop
@@ -53,13 +54,25 @@ class TransportsMixin:
         """`rawsock` is a socket, or the number of an accepted descriptor that becomes ours."""
         if not isinstance(rawsock, int):
             self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = _tls.SSLProtocol(
             self, protocol, sslcontext, waiter, server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout)
         run = contextvars.copy_context().run if context is None else context.run
         run(StreamTransport._open, self, rawsock, ssl_protocol, None, extra, server)
         return ssl_protocol._app_transport
+
+    @functools.cached_property
+    def _tls_read_buffer(self):
+        return memoryview(bytearray(_tls.SSLProtocol.max_size))
+
+    async def start_tls(self, transport, protocol, sslcontext, **kwargs):
+        """Upgrade a transport to TLS; returns the transport to use from now on."""
+        upgraded = await base_events.BaseEventLoop.start_tls(
+            self, transport, protocol, sslcontext, **kwargs)
+        if upgraded is not None:
+            _tls.share_read_buffer(self, upgraded._ssl_protocol)
+        return upgraded
 
     # -- servers
 

@@ -1,34 +1,19 @@
 """TLS through asyncio.sslproto over our transports."""
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 import tempfile
 
 import pytest
+from tls_kit import make_contexts
 
 TIMEOUT = 30
-
-if shutil.which("openssl") is None:
-    pytest.skip("openssl(1) is needed to make a certificate", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory):
-    """(server context, client context that trusts only it)."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        check=True, capture_output=True)
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(cert, key)
-    client = ssl.create_default_context(cafile=cert)
-    return server, client
+    return make_contexts(tmp_path_factory.mktemp("tls"))
 
 
 async def stop(server):
