@@ -61,11 +61,22 @@ def backends():
     for name in ("io_uring", "epoll", "kqueue"):
         try:
             pyloop.new_event_loop(backend=name).close()
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, OSError) as error:
             result[name] = {"usable": False, "cause": str(error)}
         else:
             result[name] = {"usable": True, "cause": None}
     return result
+
+
+def default_backend():
+    """The one a loop gets that asks for none, or None when there is none: the self-test then says why."""
+    try:
+        loop = pyloop.new_event_loop()
+    except (RuntimeError, OSError):
+        return None
+    backend = loop.backend
+    loop.close()
+    return backend
 
 
 def limits():
@@ -160,17 +171,14 @@ def self_test(seconds=1.0):
 
 def examine():
     """The whole report as a dict of plain values."""
-    loop = pyloop.new_event_loop()
-    chosen = loop.backend
-    loop.close()
-    report = {"backend": chosen, "versions": versions(), "backends": backends(), "limits": limits()}
+    report = {"backend": default_backend(), "versions": versions(), "backends": backends(), "limits": limits()}
     report["self_test"] = self_test()
     report["advice"] = advice(report)
     return report
 
 
 def _print(report):
-    print(f"backend here: {report['backend']}")
+    print(f"backend here: {report['backend'] or 'none'}")
     for title in ("versions", "backends", "limits", "self_test"):
         print(f"\n{title.replace('_', '-')}")
         for key, value in report[title].items():

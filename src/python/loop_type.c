@@ -123,6 +123,11 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "an event loop is initialised only once");
         return -1;
     }
+    if (backend != NULL && strcmp(backend, "sim") == 0) {
+        /* It has no descriptors and no clock of the system: nothing of asyncio's works on it. */
+        raise_backend_error(backend, -EINVAL, "it simulates I/O for the tests of the C layers");
+        return -1;
+    }
     if (find_overrides(loop) < 0) {
         return -1;
     }

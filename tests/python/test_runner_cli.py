@@ -1,7 +1,6 @@
 """`python -m pyloop.run` as its users see it: a process, its output, its exit status."""
 
 import os
-import pathlib
 import re
 import signal
 import socket
@@ -13,6 +12,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from process_kit import environment
 
 import pyloop
 
@@ -29,12 +29,6 @@ async def app(scope, receive, send):
 def folder(tmp_path):
     (tmp_path / "service.py").write_text(APP)
     return tmp_path
-
-
-def environment(**extra):
-    package = str(pathlib.Path(pyloop.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
 
 
 def start(folder, *arguments, **options):
