@@ -190,6 +190,31 @@ def test_multiprocessing(run, backend, method):
     run(main())
 
 
+def test_fork_in_a_callback(loop, backend):
+    loop.call_soon(in_child, lambda: pyloop.run(use_everything(backend), backend=backend))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.run_until_complete(use_everything(backend))
+
+
+def test_fork_from_another_thread(run, backend):
+    """While the loop sleeps, and while it is busy: the thread is the child's main thread."""
+    def work():
+        assert asyncio._get_running_loop() is None
+        pyloop.run(use_everything(backend), backend=backend)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, in_child, work)
+        forking = loop.run_in_executor(None, in_child, work)
+        while not forking.done():
+            await asyncio.sleep(0)
+        await forking
+        await use_everything(backend)
+
+    run(main())
+
+
 def test_exec_closes_everything(backend):
     """Nothing of a loop leaks into a program that is executed."""
     code = "import os; print(len(os.listdir('/proc/self/fd')))"

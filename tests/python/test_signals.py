@@ -215,3 +215,91 @@ def test_ctrl_c_from_outside_while_asleep(backend):
             except subprocess.TimeoutExpired:
                 pass
         assert child.stdout.read().startswith("interrupted")
+
+
+def test_ten_thousand_signals_are_all_handled(loop):
+    """Raised a hundred at a time, which Python's wakeup descriptor holds; other work goes on in between."""
+    handled, turns = 0, 0
+
+    def handler():
+        nonlocal handled
+        handled += 1
+        if handled == 10_000:
+            loop.stop()
+
+    def storm(left):
+        nonlocal turns
+        turns += 1
+        for _ in range(100):
+            signal.raise_signal(signal.SIGUSR1)
+        if left > 1:
+            loop.call_soon(storm, left - 1)
+
+    loop.add_signal_handler(signal.SIGUSR1, handler)
+    loop.call_soon(storm, 100)
+    loop.call_later(60, loop.stop)
+    loop.run_forever()
+    assert handled == 10_000 and turns == 100
+
+
+def burst(loop, count):
+    """How many of so many signals a loop keeps that could not run meanwhile."""
+    handled = 0
+
+    def handler():
+        nonlocal handled
+        handled += 1
+
+    async def main():
+        for _ in range(count):
+            signal.raise_signal(signal.SIGUSR1)
+        await asyncio.sleep(0.05)
+
+    loop.add_signal_handler(signal.SIGUSR1, handler)
+    loop.run_until_complete(main())
+    loop.remove_signal_handler(signal.SIGUSR1)
+    return handled
+
+
+# Python reports each signal that its wakeup descriptor has no room for, on either loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_blocked_loop_keeps_as_many_signals_as_asyncio(loop):
+    stock = asyncio.SelectorEventLoop()
+    try:
+        expected = burst(stock, 2_000)
+    finally:
+        stock.close()
+    assert 0 < expected <= burst(loop, 2_000)
+
+
+STORM = """
+import os, signal, sys
+for _ in range(10_000):
+    os.kill(int(sys.argv[1]), signal.SIGUSR1)
+os.kill(int(sys.argv[1]), signal.SIGUSR2)
+"""
+
+
+def test_storm_from_another_process(run):
+    """The kernel merges signals of one number: the last one comes all the same, and sockets are served."""
+    async def main():
+        loop = asyncio.get_running_loop()
+        handled, ended = [], asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, handled.append, 1)
+        loop.add_signal_handler(signal.SIGUSR2, ended.set)
+        server = await asyncio.start_server(
+            lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", STORM, str(os.getpid()))
+        served = 0
+        while not ended.is_set():
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            assert await reader.read() == b""
+            writer.close()
+            served += 1
+        assert await process.wait() == 0 and handled and served
+        server.close()
+        await server.wait_closed()
+        loop.remove_signal_handler(signal.SIGUSR1)
+        loop.remove_signal_handler(signal.SIGUSR2)
+
+    run(asyncio.wait_for(main(), 60))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -361,14 +362,9 @@ def test_g10_subprocess_arguments_and_threads(backend, run, tmp_path):
     assert failures == []
 
 
-def resident_bytes():
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def test_g11_idle_tls_connections_are_small(run, contexts):
     """No 256 KiB read buffer for each of them; the low-water mark is a quarter of the high one."""
-    count = 150  # both ends are here: twice as many TLS protocols
+    count = 50  # both ends are here: twice as many TLS protocols
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -382,11 +378,14 @@ def test_g11_idle_tls_connections_are_small(run, contexts):
 
         clients = [await connect() for _ in range(10)]
         gc.collect()
-        before = resident_bytes()
-        clients += [await connect() for _ in range(count)]
-        gc.collect()
-        each = (resident_bytes() - before) / (2 * count)
-        assert each < 128 * 1024, f"{each:.0f} bytes"
+        tracemalloc.start()
+        try:
+            clients += [await connect() for _ in range(count)]
+            gc.collect()
+            each = tracemalloc.get_traced_memory()[0] / (2 * count)
+        finally:
+            tracemalloc.stop()
+        assert each < 32 * 1024, f"{each:.0f} bytes"
         low, high = clients[0]._ssl_protocol._transport.get_write_buffer_limits()
         assert low == high // 4
         for client in clients:
