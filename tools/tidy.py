@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LAYERS = ("base", "reactor", "sched", "io", "proto", "python")
+LAYERS = ("base", "reactor", "sched", "io", "proto", "api", "python")
 
 FILE_LINES = 800
 FUNCTION_LINES = 70

@@ -139,6 +139,9 @@ on_ended(struct pyl_strand *strand)
 {
     struct pyl_task *task = PYL_CONTAINER_OF(strand, struct pyl_task, strand);
     drop_messages(&task->mailbox);
+    if (task->on_ended != NULL) {
+        task->on_ended(task);
+    }
     pyl_task_unref(task);
 }
 

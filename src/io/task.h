@@ -77,12 +77,14 @@ struct pyl_task {
     struct pyl_strand strand;
     struct pyl_runtime *runtime;            /* constant after spawn */
     void (*release)(struct pyl_task *task); /* the last reference is gone: the memory is its */
-    pyl_task_fn *next;                      /* strand: the step that comes next */
-    int64_t result;                         /* strand: for it */
-    uint8_t wait;                           /* strand: enum pyl_task_wait */
-    bool is_cancelled;                      /* strand */
-    _Atomic bool is_cancel_posted;          /* any thread, exchange: cancel_job is used once */
-    _Atomic uint32_t references;            /* any thread */
+    void (*on_ended)(
+        struct pyl_task *task);    /* set after init or NULL: after the last step, on its worker */
+    pyl_task_fn *next;             /* strand: the step that comes next */
+    int64_t result;                /* strand: for it */
+    uint8_t wait;                  /* strand: enum pyl_task_wait */
+    bool is_cancelled;             /* strand */
+    _Atomic bool is_cancel_posted; /* any thread, exchange: cancel_job is used once */
+    _Atomic uint32_t references;   /* any thread */
     struct pyl_job step_job;
     struct pyl_job cancel_job;
     struct pyl_job_queue mailbox;   /* strand: of pyl_message.job */

@@ -70,10 +70,17 @@ run_at_home(struct pyl_job *job)
     run_strand(strand->home, strand);
 }
 
+/* Whoever holds the strand decides, also another thread: so the count is a read-modify-write. */
 static void
-make_home(struct pyl_lane *lane, struct pyl_strand *strand)
+choose_home(struct pyl_lane *lane, struct pyl_strand *strand)
 {
     strand->home = lane;
+    (void)atomic_fetch_add_explicit(&lane->stats.homes, 1, memory_order_relaxed);
+}
+
+static void
+move_in(struct pyl_lane *lane, struct pyl_strand *strand)
+{
     strand->job.run = run_at_home;
     pyl_list_append(&lane->strands, &strand->live);
     if (lane->is_stop_told) {
@@ -85,14 +92,14 @@ static void
 settle_here(struct pyl_job *job)
 {
     struct pyl_strand *strand = PYL_CONTAINER_OF(job, struct pyl_strand, job);
-    make_home(strand->home, strand);
+    move_in(strand->home, strand);
     run_strand(strand->home, strand);
 }
 
 void
 pyl_lane_place(struct pyl_lane *lane, struct pyl_strand *strand)
 {
-    strand->home = lane;
+    choose_home(lane, strand);
     strand->job.run = settle_here;
     pyl_lane_schedule(strand);
 }
@@ -119,7 +126,7 @@ take_one_injected(struct pyl_lane *lane)
         struct pyl_job *job = pyl_job_queue_pop(&taken);
         struct pyl_strand *strand = PYL_CONTAINER_OF(job, struct pyl_strand, job);
         pyl_counter_add(&lane->stats.injected, 1);
-        strand->home = lane;
+        choose_home(lane, strand);
         strand->job.run = settle_here;
         pyl_worker_post(&lane->worker, &strand->job);
     }
@@ -177,7 +184,8 @@ run_queue(struct pyl_job *job)
             pyl_runtime_offer(lane->runtime, false); /* this one may take long */
         }
         struct pyl_strand *strand = entry.item;
-        make_home(lane, strand);
+        choose_home(lane, strand);
+        move_in(lane, strand);
         run_strand(lane, strand);
     }
     if (pyl_run_queue_count(&lane->queue) > 0) {

@@ -19,6 +19,7 @@ enum { PYL_LANE_INJECTOR_TURNS = 61 };  /* a busy lane looks at the injector thi
 struct pyl_lane_stats {
     _Atomic uint64_t spawned;     /* strands spawned by this lane; stored seq_cst */
     _Atomic uint64_t ended;       /* strands that ended here; stored seq_cst */
+    _Atomic uint64_t homes;       /* strands whose home this became or will be; any thread adds */
     _Atomic uint64_t activations; /* of strands */
     _Atomic uint64_t budget_ends; /* activations ended by their time */
     _Atomic uint64_t searches;    /* looks at the other lanes' queues */

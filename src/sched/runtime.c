@@ -344,3 +344,21 @@ pyl_runtime_spawn_on(struct pyl_runtime *runtime, uint32_t index, struct pyl_str
     }
     return rc;
 }
+
+static uint64_t
+strands_of(const struct pyl_lane *lane)
+{
+    uint64_t ended = pyl_counter_read(&lane->stats.ended);
+    uint64_t homes = pyl_counter_read(&lane->stats.homes);
+    return homes > ended ? homes - ended : 0; /* two loads, not one moment */
+}
+
+uint32_t
+pyl_runtime_lighter(const struct pyl_runtime *runtime, uint32_t turn)
+{
+    uint32_t count = runtime->lane_count;
+    uint32_t one = turn % count;
+    /* Another one each time the first goes round: in the end each is compared with each. */
+    uint32_t two = count > 1 ? (one + 1 + turn / count % (count - 1)) % count : one;
+    return strands_of(&runtime->lanes[two]) < strands_of(&runtime->lanes[one]) ? two : one;
+}

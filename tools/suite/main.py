@@ -34,6 +34,7 @@ def c_steps():
     suite("backend/native", "gcc", ["backend"], "the backend suite on io_uring, epoll and sim")
     suite("backend/kqueue", "kqueue", ["backend"], "the same on kqueue, over the emulation")
     suite("sim", "gcc", ["sim"], "simulation by seeds")
+    suite("api", "gcc", ["api"], "a C program against the installed headers")
     suite("stress", "gcc", ["stress"], "threads against each other")
     suite("tiny", "tiny", every, "everything with tiny queues and rings")
     suite("asan/c", "asan", every, "everything under ASan and UBSan")

@@ -9,7 +9,7 @@ import zipfile
 from runner import PASSED, ROOT, Outcome, failed, skipped
 
 IN_SDIST = ("pyproject.toml", "meson.build", "meson_options.txt", "README.md", "tools/fetch-llhttp",
-            "src/README.md", "python/pyloop/__init__.py", "third_party/llhttp/llhttp.c",
+            "src/README.md", "include/pyloop/task.h", "python/pyloop/__init__.py", "third_party/llhttp/llhttp.c",
             "third_party/llhttp/LICENSE")
 IN_WHEEL = ("pyloop/__init__.py", "pyloop/run.py", "pyloop/demo.py", "pyloop/py.typed", "pyloop/_core.pyi")
 

@@ -112,6 +112,22 @@ Test(runtime, end_waits_for_strands_of_strands)
     }
 }
 
+/* Goal: of two lanes the one with fewer strands; equal ones take turns. */
+Test(runtime, lighter_lane_is_found)
+{
+    fixture_open_runtime(&runtime, 2);
+    cr_assert_neq(pyl_runtime_lighter(&runtime, 0), pyl_runtime_lighter(&runtime, 1));
+    counted_init(&strands[0], false);
+    cr_assert_eq(pyl_runtime_spawn_on(&runtime, 0, &strands[0].strand, &strands[0].job), 0);
+    cr_assert_eq(pyl_runtime_lighter(&runtime, 0), 1, "it counts before it has begun");
+    fixture_turn_lane(&runtime.lanes[0]);
+    cr_assert_eq(pyl_runtime_lighter(&runtime, 1), 1);
+    fixture_end_runtime(&runtime);
+    fixture_open_runtime(&runtime, 1);
+    cr_assert_eq(pyl_runtime_lighter(&runtime, 5), 0);
+    pyl_runtime_fini(&runtime);
+}
+
 /* Goal: too many workers are refused; a runtime that was never started can be freed, twice. */
 Test(runtime, bad_and_unused)
 {
