@@ -43,6 +43,28 @@ class _SelectorView:
         return selectors.SelectorKey(fileobj, fd, events, None)
 
 
+class _SubprocessTransport(unix_events._UnixSubprocessTransport):
+    """asyncio's, with signals as they are sent since gh-127049, on every version.
+
+    Popen.send_signal(), which was used before, polls: it reaps a child that has ended, and its status is lost.
+    """
+
+    def send_signal(self, signal):
+        self._check_proc()
+        # Popen knows the end first if somebody polled it, as close() does.
+        if self._returncode is None and self._proc.returncode is None:
+            try:
+                os.kill(self._proc.pid, signal)
+            except ProcessLookupError:
+                pass
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
 class UnixMixin:
 
     for _owner, _names in _BORROWED.items():
@@ -112,7 +134,7 @@ class UnixMixin:
     async def _make_subprocess_transport(self, protocol, args, shell, stdin, stdout, stderr,
                                          bufsize, extra=None, **kwargs):
         waiter = self.create_future()
-        transport = unix_events._UnixSubprocessTransport(
+        transport = _SubprocessTransport(
             self, protocol, args, shell, stdin, stdout, stderr, bufsize,
             waiter=waiter, extra=extra, **kwargs)
         self._watch_child(transport.get_pid(), transport)
@@ -140,21 +162,33 @@ class UnixMixin:
         self._remove_reader(pidfd)
         os.close(pidfd)
         # Not at once: what the child wrote before it ended has been reported as readable in this turn.
-        self.call_soon(transport._process_exited, _reap(pid))
+        self.call_soon(_reap_and_publish, pid, transport)
 
     def _wait_for_child(self, pid, transport):
-        returncode = _reap(pid)
         try:
-            self.call_soon_threadsafe(transport._process_exited, returncode)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            pass  # somebody else has called waitpid(); _reap() says so
+        try:
+            self.call_soon_threadsafe(_reap_and_publish, pid, transport)
         except RuntimeError:
             logger.warning("Loop %r that handles pid %r is closed", self, pid)
+            _reap(pid, transport)
 
 
-def _reap(pid):
+def _reap_and_publish(pid, transport):
+    """In one step of the loop: a pid that is reaped belongs to nobody, and send_signal() must not hit it."""
+    transport._process_exited(_reap(pid, transport))
+
+
+def _reap(pid, transport):
     try:
         _, status = os.waitpid(pid, 0)
     except ChildProcessError:
         # Somebody else has called waitpid().
+        polled = transport.get_extra_info("subprocess").returncode
+        if polled is not None:
+            return polled
         logger.warning("child process pid %d exit status already read: "
                        " will report returncode 255", pid)
         return 255
