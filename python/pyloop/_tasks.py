@@ -71,6 +71,10 @@ def _adopt_call_graph():
             patched = _with_ours(original, ours)
             setattr(futures, name, patched)
             setattr(asyncio, name, patched)
+        for kept in ("_c_" + name, "_py_" + name):  # where asyncio keeps both implementations
+            original = getattr(futures, kept, None)
+            if original is not None:
+                setattr(futures, kept, _with_ours(original, ours))
 
 
 _adopt_registry()

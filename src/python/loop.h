@@ -32,7 +32,9 @@ struct pyl_loop {
     bool
         has_own_call_soon; /* call_soon is overridden in Python, by a subclass or on the instance */
     bool has_own_clock;    /* time() is overridden: by the class, or set on the instance */
-    bool has_native_tasks; /* create_task() makes tasks of ours */
+    bool has_native_tasks; /* create_task() and create_future() may make ours */
+    bool makes_tasks;      /* and do: see pyl_loop_choose_types() */
+    bool makes_futures;
     bool has_blocking_cancel; /* call_soon_threadsafe() returns a _ThreadSafeHandle (3.14) */
     bool did_park;            /* the turn gave the GIL away: after_wait ran */
     atomic_ulong thread_id;   /* PyThread_get_thread_ident() while running, else 0; any thread */

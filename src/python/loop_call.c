@@ -336,14 +336,56 @@ with_keyword_loop(struct pyl_loop *loop, PyObject *callable)
     return result;
 }
 
+static bool
+is_in_place(PyObject *module, PyObject *name, PyObject *original, PyTypeObject *ours)
+{
+    PyObject *class = PyObject_GetAttr(module, name);
+    if (class == NULL) {
+        PyErr_Clear();
+        return true;
+    }
+    bool is_known = class == original || class == (PyObject *)ours;
+    Py_DECREF(class);
+    return is_known;
+}
+
+/* asyncio's loops create whatever stands under asyncio.tasks.Task and asyncio.futures.Future. If
+ * somebody has put another class there (nest_asyncio puts the one in Python there), so do we. */
+void
+pyl_loop_choose_types(struct pyl_loop *loop)
+{
+    struct pyl_state *state = loop->state;
+    loop->makes_tasks =
+        loop->has_native_tasks && is_in_place(state->asyncio_tasks_module, state->str.Task,
+                                              state->asyncio_task, state->task_type);
+    loop->makes_futures =
+        loop->has_native_tasks && is_in_place(state->asyncio_futures_module, state->str.Future,
+                                              state->asyncio_future, state->future_type);
+}
+
+/* Looking at asyncio for each task of a running loop would cost too much. */
+static void
+choose_types_unless_running(struct pyl_loop *loop)
+{
+    if (atomic_load_explicit(&loop->thread_id, memory_order_relaxed) == 0) {
+        pyl_loop_choose_types(loop);
+    }
+}
+
 /* loop.create_future() */
 PyObject *
 pyl_loop_py_create_future(PyObject *self, PyObject *unused)
 {
     struct pyl_loop *loop = loop_of(self);
-    return PYL_LIKELY(loop->has_native_tasks)
-               ? pyl_future_new(loop)
-               : with_keyword_loop(loop, loop->state->asyncio_future);
+    choose_types_unless_running(loop);
+    if (PYL_LIKELY(loop->makes_futures)) {
+        return pyl_future_new(loop);
+    }
+    PyObject *class =
+        PyObject_GetAttr(loop->state->asyncio_futures_module, loop->state->str.Future);
+    PyObject *future = class != NULL ? with_keyword_loop(loop, class) : NULL;
+    Py_XDECREF(class);
+    return future;
 }
 
 struct task_call {
@@ -388,7 +430,8 @@ pyl_loop_py_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count,
     if (pyl_loop_check_usable(loop) < 0) {
         return NULL;
     }
-    if (PYL_LIKELY(loop->has_native_tasks && loop->task_factory == NULL && count == 1)) {
+    choose_types_unless_running(loop);
+    if (PYL_LIKELY(loop->makes_tasks && loop->task_factory == NULL && count == 1)) {
         struct task_call call = {0};
         int status = parse_task_call(loop, args + 1, names, &call);
         if (status < 0) {

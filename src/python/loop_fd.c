@@ -11,6 +11,7 @@
  */
 #include "python/loop_internal.h"
 
+#include "python/keywords.h"
 #include "python/task.h"
 
 #include <errno.h>
@@ -294,13 +295,20 @@ watch_start(struct pyl_loop *loop, int fd, int side, uint32_t events, PyObject *
     return watch;
 }
 
-/* _add_reader(fd, callback, *args), _add_writer(): a Handle. A second one replaces the first. */
+/* _add_reader(fd, callback, *args, context=None), _add_writer(): a Handle. A second one replaces
+ * the first. */
 static PyObject *
-add_side(PyObject *self, PyObject *const *args, Py_ssize_t count, int side, uint32_t events)
+add_side(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names, int side,
+         uint32_t events)
 {
     struct pyl_loop *loop = loop_of(self);
     if (count < 2) {
         PyErr_SetString(PyExc_TypeError, "a file descriptor and a callback are needed");
+        return NULL;
+    }
+    PyObject *context = NULL;
+    if (pyl_keyword_get(side == SIDE_READ ? "_add_reader" : "_add_writer", args + count, names,
+                        loop->state->str.context, &context) < 0) {
         return NULL;
     }
     if (check_owner(loop) < 0) {
@@ -314,8 +322,8 @@ add_side(PyObject *self, PyObject *const *args, Py_ssize_t count, int side, uint
     if (entry == NULL || (entry->active_count == 0 && check_pollable(fd) < 0)) {
         return NULL;
     }
-    struct pyl_handle *handle =
-        pyl_handle_new(loop, loop->state->handle_type, args[1], args + 2, count - 2, NULL);
+    struct pyl_handle *handle = pyl_handle_new(loop, loop->state->handle_type, args[1], args + 2,
+                                               count - 2, context != Py_None ? context : NULL);
     if (handle == NULL) {
         return NULL;
     }
@@ -330,15 +338,15 @@ add_side(PyObject *self, PyObject *const *args, Py_ssize_t count, int side, uint
 }
 
 PyObject *
-pyl_loop_py_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t count)
+pyl_loop_py_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    return add_side(self, args, count, SIDE_READ, PYL_POLL_IN);
+    return add_side(self, args, count, names, SIDE_READ, PYL_POLL_IN);
 }
 
 PyObject *
-pyl_loop_py_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t count)
+pyl_loop_py_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    return add_side(self, args, count, SIDE_WRITE, PYL_POLL_OUT);
+    return add_side(self, args, count, names, SIDE_WRITE, PYL_POLL_OUT);
 }
 
 static PyObject *

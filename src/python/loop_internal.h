@@ -28,12 +28,16 @@ PyObject *pyl_loop_py_time(PyObject *self, PyObject *unused);
 PyObject *pyl_loop_py_create_future(PyObject *self, PyObject *unused);
 PyObject *pyl_loop_py_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count,
                                   PyObject *names);
+/* To be called when a run begins: settles makes_tasks and makes_futures for it. */
+void pyl_loop_choose_types(struct pyl_loop *loop);
 /* loop.time() in seconds, honouring an override; -1.0 with an exception. */
 double pyl_loop_now(struct pyl_loop *loop);
 
 /* loop_fd.c */
-PyObject *pyl_loop_py_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t count);
-PyObject *pyl_loop_py_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *pyl_loop_py_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                                 PyObject *names);
+PyObject *pyl_loop_py_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                                 PyObject *names);
 PyObject *pyl_loop_py_remove_reader(PyObject *self, PyObject *fd);
 PyObject *pyl_loop_py_remove_writer(PyObject *self, PyObject *fd);
 PyObject *pyl_loop_py_watched(PyObject *self, PyObject *object);

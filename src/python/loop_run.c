@@ -84,6 +84,7 @@ pyl_loop_run(PyObject *self, PyObject *unused)
         return NULL;
     }
     loop->owner_thread_id = PyThread_get_thread_ident();
+    pyl_loop_choose_types(loop);
     Py_INCREF(self);
     int status = run_turns(loop);
     Py_DECREF(self);

@@ -74,6 +74,8 @@
     X(FINISHED)                 \
     X(time)                     \
     X(run)                      \
+    X(Future)                   \
+    X(Task)                     \
     X(done)                     \
     X(set_result)               \
     X(_when)                    \
@@ -118,6 +120,8 @@ struct pyl_strings {
     X(asyncio_threadsafe_handle, "asyncio.events", "_ThreadSafeHandle", false) /* 3.14 */   \
     X(asyncio_future, "asyncio.futures", "Future", true)                                    \
     X(asyncio_task, "asyncio.tasks", "Task", true)                                          \
+    X(asyncio_futures_module, "asyncio", "futures", true)                                   \
+    X(asyncio_tasks_module, "asyncio", "tasks", true)                                       \
     X(asyncio_flow_control, "asyncio.transports", "_FlowControlMixin", true)                \
     X(asyncio_buffered_protocol, "asyncio.protocols", "BufferedProtocol", true)             \
     X(asyncio_transport_socket, "asyncio.trsock", "TransportSocket", true)                  \

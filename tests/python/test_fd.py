@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import contextvars
 import fcntl
 import gc
 import os
@@ -101,6 +102,28 @@ def test_second_reader_replaces_the_first(loop, pair):
     turn(loop, 2)
     assert set(seen) == {2}
     loop.remove_reader(a)
+
+
+def test_context_of_a_reader(loop, pair):
+    """asyncio's own transports give theirs from 3.15 on."""
+    a, b = pair
+    variable = contextvars.ContextVar("variable", default="outside")
+    context = contextvars.copy_context()
+    context.run(variable.set, "inside")
+    seen = []
+
+    def ready():
+        seen.append(variable.get())
+
+    loop._add_writer(a, ready, context=context)
+    b.send(b"x")
+    loop._add_reader(a, ready, context=None)
+    turn(loop)
+    assert sorted(set(seen)) == ["inside", "outside"]
+    loop.remove_reader(a)
+    loop.remove_writer(a)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        loop._add_reader(a, ready, contxt=context)
 
 
 def test_cancelled_handle_ends_the_watch(loop, pair):
