@@ -27,7 +27,7 @@ from bench.common import (
 BASELINE = "uvloop"
 FLOORS = ("c-epoll", "c-io_uring")
 VARIANTS = (*LOOPS, *FLOORS)
-STYLES = ("protocol", "buffered", "streams", "sock")
+STYLES = ("protocol", "buffered", "streams", "native-streams", "sock")
 SIZES = {"1KiB": 1024, "10KiB": 10 * 1024, "100KiB": 100 * 1024}
 CONNECTIONS = (1, 64, 1024)
 WARM_UP_SECONDS = 0.3
@@ -40,8 +40,10 @@ DEFAULT_CASES = (
     "protocol/1KiB/1",
     "protocol/100KiB/64",
     "streams/100KiB/64",
+    "native-streams/100KiB/64",
     "protocol/idle",
     "streams/idle",
+    "native-streams/idle",
 )
 """Cases are STYLE/SIZE/CONNECTIONS or STYLE/idle."""
 

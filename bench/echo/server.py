@@ -1,6 +1,6 @@
 """A TCP echo server on one loop in one style: ``python -m bench.echo.server LOOP STYLE``.
 
-Prints "port N" and serves until SIGTERM. Styles: protocol, buffered, streams, sock.
+Prints "port N" and serves until SIGTERM. Styles: protocol, buffered, streams, native-streams, sock.
 """
 
 from __future__ import annotations
@@ -74,6 +74,15 @@ async def accept_sock(loop, listener):
         task.add_done_callback(tasks.discard)
 
 
+async def start_native_server(handler, **options):
+    """The streams that come with the loop: pyloop's on pyloop, asyncio's on the others."""
+    if type(asyncio.get_running_loop()).__module__.startswith("pyloop"):
+        import pyloop
+
+        return await pyloop.start_server(handler, **options)
+    return await asyncio.start_server(handler, **options)
+
+
 async def serve(style: str) -> None:
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
@@ -87,6 +96,8 @@ async def serve(style: str) -> None:
         await loop.create_server(BufferedEchoProtocol, sock=listener, backlog=BACKLOG)
     elif style == "streams":
         await asyncio.start_server(echo_streams, sock=listener, backlog=BACKLOG)
+    elif style == "native-streams":
+        await start_native_server(echo_streams, sock=listener, backlog=BACKLOG)
     elif style == "sock":
         accepting = loop.create_task(accept_sock(loop, listener))
     else:

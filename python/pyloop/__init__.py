@@ -9,6 +9,10 @@ from ._runner import run
 
 __all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run", "serve")
 
+_STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
+            "start_server", "start_unix_server")
+__all__ += _STREAMS
+
 _HAS_POLICIES = _sys.version_info < (3, 16)
 if _HAS_POLICIES:
     __all__ += ("EventLoopPolicy", "install")
@@ -29,6 +33,11 @@ def __getattr__(name):
         from . import _policy
 
         value = globals()[name] = getattr(_policy, name)
+        return value
+    if name in _STREAMS:
+        from . import _streams
+
+        value = globals()[name] = getattr(_streams, name)
         return value
     if name == "serve":
         from ._run.serving import serve

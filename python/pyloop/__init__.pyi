@@ -1,12 +1,15 @@
 import asyncio
 from asyncio import DefaultEventLoopPolicy
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from os import PathLike
 from typing import Any, TypeVar
 
+from . import _core
 from ._core import ClientDisconnected as ClientDisconnected
 from ._core import __version__ as __version__
 
 _T = TypeVar("_T")
+_Path = str | PathLike[str]
 
 __all__ = (
     "ClientDisconnected",
@@ -15,6 +18,13 @@ __all__ = (
     "new_event_loop",
     "run",
     "serve",
+    "StreamReader",
+    "StreamReaderProtocol",
+    "StreamWriter",
+    "open_connection",
+    "open_unix_connection",
+    "start_server",
+    "start_unix_server",
     "EventLoopPolicy",
     "install",
 )
@@ -36,6 +46,30 @@ def run(
     native_tasks: bool = True,
 ) -> _T: ...
 async def serve(application: Callable[..., Any], **options: Any) -> None: ...
-def install() -> None: ...
+def install(*, streams: bool = False) -> None: ...
+
+class StreamReader(_core.StreamReaderCore, asyncio.StreamReader): ...
+class StreamReaderProtocol(_core.StreamProtocolCore, asyncio.StreamReaderProtocol): ...
+class StreamWriter(_core.StreamWriterCore, asyncio.StreamWriter): ...
+
+_Connected = Callable[[StreamReader, StreamWriter], Coroutine[Any, Any, None] | None]
+
+async def open_connection(
+    host: str | None = None, port: int | str | None = None, *, limit: int = 65536, **kwds: Any
+) -> tuple[StreamReader, StreamWriter]: ...
+async def start_server(
+    client_connected_cb: _Connected,
+    host: str | Sequence[str] | None = None,
+    port: int | str | None = None,
+    *,
+    limit: int = 65536,
+    **kwds: Any,
+) -> asyncio.Server: ...
+async def open_unix_connection(
+    path: _Path | None = None, *, limit: int = 65536, **kwds: Any
+) -> tuple[StreamReader, StreamWriter]: ...
+async def start_unix_server(
+    client_connected_cb: _Connected, path: _Path | None = None, *, limit: int = 65536, **kwds: Any
+) -> asyncio.Server: ...
 
 class EventLoopPolicy(DefaultEventLoopPolicy): ...

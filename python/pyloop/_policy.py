@@ -18,8 +18,12 @@ class EventLoopPolicy(_Base):
     _loop_factory = Loop
 
 
-def install():
-    """Make pyloop the default of asyncio in this process, through the event loop policy."""
+def install(*, streams=False):
+    """Make pyloop the default of asyncio in this process, through the event loop policy.
+
+    streams: put pyloop's StreamReader, StreamWriter, open_connection() and so on under asyncio's names, too. Modules
+    that have imported the names themselves keep what they have: call it early.
+    """
     if sys.version_info >= (3, 14):
         warnings.warn("pyloop.install() relies on event loop policies, which Python 3.16 removes; "
                       "use pyloop.run() or loop_factory=pyloop.new_event_loop",
@@ -27,3 +31,7 @@ def install():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(EventLoopPolicy())
+    if streams:
+        from . import _streams
+
+        _streams.install()

@@ -174,6 +174,21 @@ pyl_restore_exception(PyObject *exception)
     }
 }
 
+/* The object a weak reference refers to (new reference), or NULL: without an exception if it is
+ * gone. */
+static inline PyObject *
+pyl_weakref_get(PyObject *ref)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    PyObject *object = PyWeakref_GetObject(ref);
+    return object == NULL || Py_IsNone(object) ? NULL : Py_NewRef(object);
+#else
+    PyObject *object;
+    (void)PyWeakref_GetRef(ref, &object);
+    return object;
+#endif
+}
+
 /* Whether `context` is the one this thread has entered last. */
 static inline bool
 pyl_context_is_current(PyObject *context)

@@ -7,6 +7,7 @@
  */
 #include "python/http.h"
 
+#include "python/awaitable.h"
 #include "python/future.h"
 
 /* ---- done */
@@ -32,29 +33,12 @@ ready_am_send(PyObject *op, PyObject *value, PyObject **ret)
     return PYGEN_RETURN;
 }
 
-/* What am_send gave, in the form of tp_iternext: StopIteration carries the value. */
-static PyObject *
-next_of_send(PySendResult status, PyObject *value)
-{
-    if (status != PYGEN_RETURN) {
-        return value;
-    }
-    if (value != Py_None) {
-        /* A tuple or an exception as value would be taken apart: ours is a dict or None. */
-        PyErr_SetObject(PyExc_StopIteration, value);
-    } else {
-        PyErr_SetNone(PyExc_StopIteration);
-    }
-    Py_DECREF(value);
-    return NULL;
-}
-
 static PyObject *
 ready_next(PyObject *op)
 {
     PyObject *value;
     PySendResult status = ready_am_send(op, Py_None, &value);
-    return next_of_send(status, value);
+    return pyl_next_of_send(status, value);
 }
 
 static PyObject *
@@ -272,7 +256,7 @@ wait_next(PyObject *op)
 {
     PyObject *value;
     PySendResult status = wait_am_send(op, Py_None, &value);
-    return next_of_send(status, value);
+    return pyl_next_of_send(status, value);
 }
 
 static PyObject *

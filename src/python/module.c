@@ -17,8 +17,12 @@ typedef int add_fn(PyObject *module, struct pyl_state *state);
 
 /* In order; a type used as a base stands before the types derived from it. */
 static add_fn *const add_functions[] = {
-    pyl_handle_types_add,  pyl_poll_type_add,    pyl_loop_type_add, pyl_transport_type_add,
-    pyl_listener_type_add, pyl_future_types_add, pyl_task_type_add, pyl_http_types_add,
+    pyl_handle_types_add,     pyl_poll_type_add,
+    pyl_loop_type_add,        pyl_transport_type_add,
+    pyl_listener_type_add,    pyl_future_types_add,
+    pyl_task_type_add,        pyl_reader_type_add,
+    pyl_reader_read_type_add, pyl_reader_protocol_type_add,
+    pyl_writer_types_add,     pyl_http_types_add,
 };
 
 struct pyl_state *
@@ -216,6 +220,8 @@ module_clear(PyObject *module)
     pyl_http_state_clear(&state->http);
     pyl_freelist_close(&state->handle_freelist);
     pyl_freelist_close(&state->timer_handle_freelist);
+    pyl_freelist_close(&state->read_freelist);
+    pyl_freelist_close(&state->drain_freelist);
     pyl_task_state_clear(&state->tasks);
 #define PYL_CLEAR_STRING(name) Py_CLEAR(state->str.name);
     PYL_STRINGS(PYL_CLEAR_STRING)

@@ -83,7 +83,12 @@
     X(_args)                    \
     X(_cancelled)               \
     X(_check_callback)          \
-    X(_create_task_slow)
+    X(_create_task_slow)        \
+    X(n)                        \
+    X(separator)                \
+    X(join)                     \
+    X(feed_data)                \
+    X(__del__)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;
@@ -103,6 +108,11 @@ struct pyl_strings {
     X(task_type)            /* task_type.c */                                  \
     X(transport_type)       /* transport_type.c */                             \
     X(listener_type)        /* listener_type.c: what _start_serving returns */ \
+    X(reader_type)          /* reader_type.c: StreamReaderCore */              \
+    X(read_type)            /* reader_read.c */                                \
+    X(reader_protocol_type) /* reader_protocol.c: StreamProtocolCore */        \
+    X(writer_type)          /* writer_type.c: StreamWriterCore */              \
+    X(drain_type)                                                              \
     X(http_server_type)     /* http_server_type.c */                           \
     X(http_listener_type)   /* http_listen.c */                                \
     X(http_connection_type) /* http_connection.c */                            \
@@ -149,7 +159,10 @@ struct pyl_strings {
     X(task_print_stack, "asyncio.base_tasks", "_task_print_stack", true)                    \
     X(get_event_loop, "asyncio.events", "get_event_loop", true)                             \
     X(get_running_loop, "asyncio.events", "_get_running_loop", true)                        \
-    X(set_running_loop, "asyncio.events", "_set_running_loop", true)
+    X(set_running_loop, "asyncio.events", "_set_running_loop", true)                        \
+    X(incomplete_read_error, "asyncio.exceptions", "IncompleteReadError", true)             \
+    X(limit_overrun_error, "asyncio.exceptions", "LimitOverrunError", true)                 \
+    X(asyncio_stream_writer, "asyncio.streams", "StreamWriter", true)
 
 struct pyl_job;
 typedef void pyl_job_fn(struct pyl_job *job);
@@ -184,6 +197,8 @@ struct pyl_state {
     /* Never used on free-threaded builds. */
     struct pyl_freelist handle_freelist;
     struct pyl_freelist timer_handle_freelist;
+    struct pyl_freelist read_freelist;
+    struct pyl_freelist drain_freelist;
 
     struct pyl_gil_lock loops_lock; /* guards `loops` */
     struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */
@@ -215,6 +230,10 @@ int pyl_future_types_add(PyObject *module, struct pyl_state *state);
 int pyl_task_type_add(PyObject *module, struct pyl_state *state);
 int pyl_transport_type_add(PyObject *module, struct pyl_state *state);
 int pyl_listener_type_add(PyObject *module, struct pyl_state *state);
+int pyl_reader_type_add(PyObject *module, struct pyl_state *state);
+int pyl_reader_read_type_add(PyObject *module, struct pyl_state *state);
+int pyl_reader_protocol_type_add(PyObject *module, struct pyl_state *state);
+int pyl_writer_types_add(PyObject *module, struct pyl_state *state);
 int pyl_http_types_add(PyObject *module, struct pyl_state *state);
 
 /* PyType_FromModuleAndSpec into *ret_type, and PyModule_AddType when `is_public`. */

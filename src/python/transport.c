@@ -6,6 +6,7 @@
 #include "python/transport.h"
 
 #include "io/sockaddr.h"
+#include "python/reader.h"
 
 #include <string.h>
 
@@ -26,6 +27,7 @@ pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
         }
     }
     transport->is_buffered = is_buffered;
+    transport->feeds_reader = pyl_reader_protocol_is_plain(transport->state, protocol);
     Py_XSETREF(transport->protocol, Py_NewRef(protocol));
     Py_CLEAR(transport->read_method);
     Py_CLEAR(transport->buffer_method);

@@ -51,7 +51,8 @@ struct pyl_transport {
     uint32_t lost_writes; /* asyncio's _conn_lost: 1 for the loss, and writes since closing */
     size_t high_water;
     size_t low_water;
-    bool is_buffered; /* protocol is a BufferedProtocol */
+    bool is_buffered;  /* protocol is a BufferedProtocol */
+    bool feeds_reader; /* protocol is our streams' own: fed without a call (reader.h) */
     bool is_closing;
     bool is_losing;          /* connection_lost is due: the protocol hears of nothing else */
     bool is_lost;            /* connection_lost was called, or never opened */

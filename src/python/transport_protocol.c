@@ -8,6 +8,8 @@
  */
 #include "python/transport.h"
 
+#include "python/reader.h"
+
 #include <string.h>
 
 static struct pyl_transport *
@@ -145,10 +147,25 @@ make_bytes(struct pyl_transport *transport, const uint8_t *data, size_t size)
     return bytes;
 }
 
+/* Calls nothing of the user's, so no context is needed. */
+static void
+feed_reader(struct pyl_transport *transport, const uint8_t *data, size_t size)
+{
+    if (pyl_reader_protocol_feed(transport->protocol, data, size) < 0) {
+        pyl_transport_fatal_error(transport, "Fatal error: protocol.data_received() call failed.");
+    }
+}
+
 static void
 on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
 {
     struct pyl_transport *transport = transport_of(stream);
+    if (transport->feeds_reader) {
+        if (PYL_LIKELY(!is_deaf(transport))) {
+            feed_reader(transport, data, size);
+        }
+        return;
+    }
     if (PYL_UNLIKELY(is_deaf(transport)) || PYL_UNLIKELY(!enter(transport))) {
         return;
     }

@@ -124,6 +124,34 @@ def tcp_unclosed(loop):
     loop.run_until_complete(main())
 
 
+def native_streams(loop):
+    async def serve(reader, writer):
+        async for line in reader:
+            writer.write(line)
+            await writer.drain()
+        writer.close()
+
+    async def main():
+        server = await pyloop.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await pyloop.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"a line\n" * 200)
+        for _ in range(200):
+            await reader.readline()
+        try:
+            await asyncio.wait_for(reader.readexactly(10), 0.001)
+        except TimeoutError:
+            pass
+        waiting = asyncio.create_task(reader.read(10))
+        writer.write_eof()
+        assert await waiting == b""
+        writer.close()
+        await writer.wait_closed()
+        left = pyloop.StreamReader()
+        left.feed_data(b"never read")
+        server.close()
+    loop.run_until_complete(main())
+
+
 def tcp_aborted(loop):
     async def main():
         server = await asyncio.start_server(echo, "127.0.0.1", 0)
@@ -233,7 +261,7 @@ def generators(loop):
 
 
 SCENARIOS = {f.__name__: f for f in (
-    nothing, never_run, callbacks, failing, tasks, tcp, tcp_unclosed, tcp_aborted, unix, sockets,
+    nothing, never_run, callbacks, failing, tasks, tcp, tcp_unclosed, native_streams, tcp_aborted, unix, sockets,
     readers, executor, signals, subprocesses, generators)}
 
 

@@ -14,8 +14,8 @@ import sysconfig
 import pytest
 
 CYCLES = 500
-SCENARIOS = ("nothing never_run callbacks failing tasks tcp tcp_unclosed tcp_aborted unix sockets "
-             "readers executor signals subprocesses generators").split()
+SCENARIOS = ("nothing never_run callbacks failing tasks tcp tcp_unclosed native_streams tcp_aborted unix "
+             "sockets readers executor signals subprocesses generators").split()
 IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 IS_SANITIZED = os.environ.get("PYLOOP_SANITIZED") == "1"
 

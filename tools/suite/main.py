@@ -61,6 +61,10 @@ def python_steps():
             for backend in pythons.BACKENDS:
                 steps.append(Step(f"{kind}/{tag}/{backend}", f"{about} on {tag}, {backend}",
                                   lambda job, r=run, t=tag, b=backend: r(job, t, b), needs=needs))
+    for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]:
+        needs = () if tag == pythons.own_tag() else (f"setup/{tag}",)
+        steps.append(Step(f"cpython-types/{tag}", f"CPython's tests of tasks and streams on our types, {tag}",
+                          lambda job, t=tag: pythons.native_types(job, t), needs=needs))
     return steps
 
 

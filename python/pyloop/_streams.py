@@ -1,0 +1,55 @@
+"""asyncio's streams with a C half.
+
+The classes are asyncio's: what is not hot (start_tls(), repr(), waiting in drain()) is its own code, working on the
+fields of the C half. So are the functions, which only see our classes under the names they look up. They work on
+every event loop; the short way from the socket to the reader needs one of ours.
+"""
+
+import asyncio
+import types
+from asyncio import streams
+
+from . import _core
+
+_FUNCTIONS = ("open_connection", "start_server", "open_unix_connection", "start_unix_server")
+_CLASSES = ("StreamReader", "StreamReaderProtocol", "StreamWriter")
+_names = dict(vars(streams))
+
+
+def _with_our_classes(function):
+    """The same function, which looks up our classes instead of asyncio's."""
+    copy = types.FunctionType(function.__code__, _names, function.__name__, function.__defaults__,
+                              function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__doc__ = function.__doc__
+    copy.__module__ = "pyloop"
+    return copy
+
+
+class StreamReader(_core.StreamReaderCore, streams.StreamReader):
+    """asyncio.StreamReader(limit=65536, loop=None)"""
+
+
+class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtocol):
+    """asyncio.StreamReaderProtocol(stream_reader, client_connected_cb=None, loop=None)"""
+
+    connection_made = _with_our_classes(streams.StreamReaderProtocol.connection_made)
+
+
+class StreamWriter(_core.StreamWriterCore, streams.StreamWriter):
+    """asyncio.StreamWriter(transport, protocol, reader, loop)"""
+
+
+open_connection = _with_our_classes(streams.open_connection)
+start_server = _with_our_classes(streams.start_server)
+open_unix_connection = _with_our_classes(streams.open_unix_connection)
+start_unix_server = _with_our_classes(streams.start_unix_server)
+
+_names.update({name: globals()[name] for name in (*_CLASSES, *_FUNCTIONS)})
+
+
+def install():
+    """Put them under asyncio's names, for code that looks them up from now on."""
+    for name in (*_CLASSES, *_FUNCTIONS):
+        for module in (asyncio, streams):
+            setattr(module, name, globals()[name])

@@ -1,0 +1,196 @@
+/*
+ * reader_protocol.c - StreamProtocolCore: the way from a transport to a StreamReader.
+ *
+ * A transport of ours feeds the reader through pyl_reader_protocol_feed(), without a bytes object
+ * and without a call, unless somebody has overridden data_received() or feed_data().
+ */
+#include "python/reader.h"
+
+static struct pyl_reader_protocol *
+protocol_of(PyObject *self)
+{
+    return (struct pyl_reader_protocol *)(void *)self;
+}
+
+/* self._stream_reader.feed_data(data), for readers that are not plainly ours. */
+static int
+feed_slowly(PyObject *self, PyObject *data)
+{
+    PyObject *reader = PyObject_GetAttrString(self, "_stream_reader");
+    if (reader == NULL || Py_IsNone(reader)) {
+        Py_XDECREF(reader);
+        return reader == NULL ? -1 : 0;
+    }
+    PyObject *result =
+        PyObject_CallMethodOneArg(reader, protocol_of(self)->state->str.feed_data, data);
+    Py_DECREF(reader);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+pyl_reader_protocol_feed(PyObject *self, const void *data, size_t size)
+{
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    if (PYL_UNLIKELY(!protocol->is_reader_plain)) {
+        PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+        int status = bytes != NULL ? feed_slowly(self, bytes) : -1;
+        Py_XDECREF(bytes);
+        return status;
+    }
+    PyObject *reader = pyl_weakref_get(protocol->reader_ref);
+    if (reader == NULL) {
+        return PyErr_Occurred() ? -1 : 0; /* nobody will ever read it */
+    }
+    int status = pyl_reader_feed((struct pyl_reader *)(void *)reader, data, size);
+    Py_DECREF(reader);
+    return status;
+}
+
+/* data_received(data) */
+static PyObject *
+protocol_data_received(PyObject *self, PyObject *data)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    int status = pyl_reader_protocol_feed(self, view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* Is the method of that name this C function, of this very object? */
+static bool
+is_method(PyObject *object, PyObject *name, PyCFunction function)
+{
+    PyObject *method = PyObject_GetAttr(object, name);
+    if (method == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    bool is_it = PyCFunction_Check(method) && PyCFunction_GET_FUNCTION(method) == function &&
+                 PyCFunction_GET_SELF(method) == object;
+    Py_DECREF(method);
+    return is_it;
+}
+
+bool
+pyl_reader_protocol_is_plain(struct pyl_state *state, PyObject *protocol)
+{
+    return PyObject_TypeCheck(protocol, state->reader_protocol_type) &&
+           is_method(protocol, state->str.data_received, protocol_data_received);
+}
+
+/* ---- fields under asyncio's names ---- */
+
+static PyObject *
+get_reader_ref(PyObject *self, void *unused)
+{
+    PyObject *ref = protocol_of(self)->reader_ref;
+    (void)unused;
+    return Py_NewRef(ref != NULL ? ref : Py_None);
+}
+
+static int
+set_reader_ref(PyObject *self, PyObject *value, void *unused)
+{
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    (void)unused;
+    protocol->is_reader_plain = false;
+    Py_XSETREF(protocol->reader_ref, value == NULL || Py_IsNone(value) ? NULL : Py_NewRef(value));
+    if (protocol->reader_ref == NULL || !PyWeakref_Check(protocol->reader_ref)) {
+        return 0;
+    }
+    PyObject *reader = pyl_weakref_get(protocol->reader_ref);
+    if (reader == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    protocol->is_reader_plain =
+        PyObject_TypeCheck(reader, protocol->state->reader_type) &&
+        is_method(reader, protocol->state->str.feed_data, pyl_reader_feed_data);
+    Py_DECREF(reader);
+    return 0;
+}
+
+static PyGetSetDef protocol_getset[] = {
+    {"_stream_reader_wr", get_reader_ref, set_reader_ref,
+     PyDoc_STR("A weak reference to the reader, or None."), NULL},
+    {NULL},
+};
+
+static PyMemberDef protocol_members[] = {
+    {"_paused", Py_T_BOOL, offsetof(struct pyl_reader_protocol, is_paused), 0, NULL},
+    {"_connection_lost", Py_T_BOOL, offsetof(struct pyl_reader_protocol, is_lost), 0, NULL},
+    {NULL},
+};
+
+static PyMethodDef protocol_methods[] = {
+    {"data_received", protocol_data_received, METH_O, PyDoc_STR("Feed the reader.")},
+    {NULL},
+};
+
+/* ---- life ---- */
+
+static PyObject *
+protocol_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    (void)args;
+    (void)kwargs;
+    if (self != NULL) {
+        protocol_of(self)->state = pyl_state_of_type(type);
+    }
+    return self;
+}
+
+static int
+protocol_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(protocol_of(self)->reader_ref);
+    return 0;
+}
+
+static int
+protocol_clear(PyObject *self)
+{
+    protocol_of(self)->is_reader_plain = false;
+    Py_CLEAR(protocol_of(self)->reader_ref);
+    return 0;
+}
+
+static void
+protocol_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)protocol_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot protocol_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The C half of pyloop.StreamReaderProtocol.")},
+    {Py_tp_new, protocol_new},
+    {Py_tp_traverse, protocol_traverse},
+    {Py_tp_clear, protocol_clear},
+    {Py_tp_dealloc, protocol_dealloc},
+    {Py_tp_methods, protocol_methods},
+    {Py_tp_getset, protocol_getset},
+    {Py_tp_members, protocol_members},
+    {0, NULL},
+};
+
+static PyType_Spec protocol_spec = {
+    .name = "pyloop._core.StreamProtocolCore",
+    .basicsize = sizeof(struct pyl_reader_protocol),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = protocol_slots,
+};
+
+int
+pyl_reader_protocol_type_add(PyObject *module, struct pyl_state *state)
+{
+    return pyl_add_type(module, &protocol_spec, NULL, true, &state->reader_protocol_type);
+}
