@@ -79,7 +79,7 @@ bool
 pyl_idle_enter(struct pyl_idle *idle, uint32_t worker, bool is_searching)
 {
     (void)pthread_mutex_lock(&idle->lock);
-    /* The sleeper first: who loads `searching` and finds nobody must find the sleeper after it. */
+    /* In either order: whoever loads between the two is covered by the second look after both. */
     set_sleepers(idle, sleepers_of(idle) | UINT64_C(1) << worker);
     uint32_t searching = searching_of(idle);
     if (is_searching) {
@@ -137,8 +137,7 @@ claim_sleeper(struct pyl_idle *idle, uint32_t *ret_worker)
 bool
 pyl_idle_claim(struct pyl_idle *idle, bool is_urgent, uint32_t *ret_worker)
 {
-    /* `searching` before `sleepers`: see pyl_idle_enter(). A searcher that is there looks at
-     * everything before it sleeps. */
+    /* The last searcher looks at everything once more before it sleeps. */
     if (searching_of(idle) == 0) {
         return sleepers_of(idle) != 0 && claim_sleeper(idle, ret_worker);
     }

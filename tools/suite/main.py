@@ -35,6 +35,7 @@ def c_steps():
     suite("backend/kqueue", "kqueue", ["backend"], "the same on kqueue, over the emulation")
     suite("sim", "gcc", ["sim"], "simulation by seeds")
     suite("api", "gcc", ["api"], "a C program against the installed headers")
+    suite("model", "gcc", ["model"], "every interleaving of the scheduler's protocols (spin)")
     suite("stress", "gcc", ["stress"], "threads against each other")
     suite("tiny", "tiny", every, "everything with tiny queues and rings")
     suite("asan/c", "asan", every, "everything under ASan and UBSan")
