@@ -15,9 +15,10 @@ import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 
+from ._datagram import DatagramTransport
+
 _BORROWED = {
     selector_events.BaseSelectorEventLoop: (
-        "_make_datagram_transport",
         "_read_from_self", "_process_self_data", "_close_self_pipe",
         "add_reader", "remove_reader", "add_writer", "remove_writer",
     ),
@@ -128,6 +129,12 @@ class UnixMixin:
         if self._ssock is not None:
             _wakeup_fds.discard(self._csock.fileno())
             self._close_self_pipe()
+
+    # Datagrams.
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        self._ensure_fd_no_transport(sock)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
 
     # Subprocesses.
 

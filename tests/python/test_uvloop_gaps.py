@@ -235,8 +235,7 @@ def test_g06_types_are_asyncios(run, tmp_path, contexts):
             pipe_out.close()
             await asyncio.sleep(0)
         udp, _ = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
-        # Ours is asyncio's own, which is a DatagramTransport since 3.12.
-        assert isinstance(udp, asyncio.DatagramTransport if sys.version_info >= (3, 12) else asyncio.Transport)
+        assert isinstance(udp, asyncio.DatagramTransport)
         udp.close()
         process, _ = await loop.subprocess_exec(asyncio.SubprocessProtocol, "true")
         assert isinstance(process, asyncio.SubprocessTransport)

@@ -1,0 +1,128 @@
+"""connect_read_pipe() and connect_write_pipe()."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+TIMEOUT = 20
+
+
+class Recorder(asyncio.Protocol):
+    def __init__(self):
+        self.data = bytearray()
+        self.calls = []
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.data += data
+
+    def eof_received(self):
+        self.calls.append("eof")
+
+    def pause_writing(self):
+        self.calls.append("pause")
+
+    def resume_writing(self):
+        self.calls.append("resume")
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def transports():
+    """((reading transport, its protocol), (writing transport, its protocol)) of one pipe."""
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe()
+    return (await loop.connect_read_pipe(Recorder, open(read, "rb", 0)),
+            await loop.connect_write_pipe(Recorder, open(write, "wb", 0)))
+
+
+def test_large_data_with_flow_control(run):
+    async def main():
+        (_, reading), (writer, writing) = await transports()
+        data = os.urandom(1_000_000)
+        writer.write(data[:5])
+        writer.writelines([data[5:9], bytearray(data[9:20])])
+        writer.write(memoryview(data)[20:])
+        assert writing.calls == ["pause"] and writer.get_write_buffer_size() > 0
+        writer.write_eof()
+        assert await asyncio.wait_for(reading.lost, TIMEOUT) is None
+        assert await asyncio.wait_for(writing.lost, TIMEOUT) is None
+        assert reading.data == data and reading.calls == ["eof"] and writing.calls == ["pause", "resume"]
+
+    run(main())
+
+
+def test_pause_and_resume_reading(run):
+    async def main():
+        (reader, reading), (writer, _) = await transports()
+        reader.pause_reading()
+        writer.write(b"held back")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert reading.data == b"" and not reader.is_reading()
+        reader.resume_reading()
+        while not reading.data:
+            await asyncio.sleep(0)
+        assert reading.data == b"held back"
+        writer.close()
+        await reading.lost
+
+    run(asyncio.wait_for(main(), TIMEOUT))
+
+
+def test_the_reader_goes_away(run):
+    async def main():
+        (reader, reading), (writer, writing) = await transports()
+        reader.close()
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        # The writer is told without writing.
+        exc = await asyncio.wait_for(writing.lost, TIMEOUT)
+        assert exc is None or isinstance(exc, BrokenPipeError)
+        writer.write(b"late")
+        writer.close()
+
+    run(main())
+
+
+def test_abort_drops_the_queue(run):
+    async def main():
+        (_, reading), (writer, writing) = await transports()
+        writer.write(b"x" * 1_000_000)
+        writer.abort()
+        assert await asyncio.wait_for(writing.lost, TIMEOUT) is None
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        assert 0 < len(reading.data) < 1_000_000
+
+    run(main())
+
+
+def test_sockets_are_pipes_too(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        a, b = socket.socketpair()
+        _, reading = await loop.connect_read_pipe(Recorder, a)
+        writer, _ = await loop.connect_write_pipe(Recorder, b)
+        writer.write(b"through a socket")
+        writer.close()
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        assert reading.data == b"through a socket"
+
+    run(main())
+
+
+def test_regular_files_are_refused_and_stay_open(run, tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with open(tmp_path / "file", "w+b") as file:
+            for connect in (loop.connect_read_pipe, loop.connect_write_pipe):
+                with pytest.raises(ValueError):
+                    await connect(Recorder, file)
+            assert not file.closed
+
+    run(main())
