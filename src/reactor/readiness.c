@@ -43,7 +43,10 @@ pyl_readiness_init(struct pyl_readiness *readiness, const struct pyl_reactor_opt
     pyl_list_init(&readiness->queue);
     readiness->read_buffer_size =
         options->read_buffer_size > 0 ? options->read_buffer_size : READ_BUFFER_SIZE;
-    readiness->read_buffer = pyl_alloc(readiness->read_buffer_size);
+    /* Pages, and not for tidiness: malloc() puts a block of this size 16 bytes behind the start of
+     * a page, and processors with fast string instructions copy to just that place up to seven times
+     * slower (AMD, Linux 6.18: 100 KiB in 37 us instead of 5). */
+    readiness->read_buffer = pyl_alloc_pages(readiness->read_buffer_size);
     return readiness->read_buffer != NULL ? 0 : -ENOMEM;
 }
 
@@ -54,7 +57,7 @@ pyl_readiness_fini(struct pyl_readiness *readiness)
         pyl_free(readiness->chunks[i]);
     }
     pyl_free(readiness->chunks);
-    pyl_free(readiness->read_buffer);
+    pyl_free_pages(readiness->read_buffer, readiness->read_buffer_size);
     readiness->chunks = NULL;
     readiness->chunk_count = 0;
     readiness->read_buffer = NULL;
