@@ -4,13 +4,16 @@
     python tests/cpython/matrix.py [--python PATH ...] [--readme FILE] [--debug off|on|both] [--repeat N]
 
 Every PATH is an interpreter with pyloop (and for its column uvloop) installed and with test.test_asyncio
-present. Prints a Markdown table; with --readme also puts it between the marks `<!-- conformance -->` of that
-file. Exit status 1 if pyloop failed a test anywhere.
+present, or a command that starts one ("tools/debian-forky 3.14 .venv-cp314/bin/python"). Prints a Markdown
+table; with --readme also puts it between the marks `<!-- conformance -->` of that file, where rows of other
+versions stay as they are. Exit status 1 if pyloop failed a test anywhere.
 """
 
 import argparse
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,19 +26,20 @@ COLUMNS = (("asyncio", None), ("uvloop", None), ("pyloop", "io_uring"), ("pyloop
 def version_of(python):
     code = ("import sys, sysconfig; print('%d.%d.%d' % sys.version_info[:3]"
             " + 't' * bool(sysconfig.get_config_var('Py_GIL_DISABLED')))")
-    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run([*python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def has_loop(python, loop):
     if loop == "asyncio":
         return True
-    return subprocess.run([python, "-c", f"import {loop}"], capture_output=True).returncode == 0
+    return subprocess.run([*python, "-c", f"import {loop}"], capture_output=True).returncode == 0
 
 
 def run_once(python, loop, backend, debug):
     """(passed, failed, skipped, failed ids) of one run."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as out:
-        command = [python, os.path.join(HERE, "run.py"), "--loop", loop, "--json", out.name]
+    # In the clone, so that another system that sees the clone can write it.
+    with tempfile.NamedTemporaryFile(suffix=".json", dir=HERE) as out:
+        command = [*python, os.path.join(HERE, "run.py"), "--loop", loop, "--json", out.name]
         command += ["--backend", backend] if backend else []
         command += ["--debug"] if debug else []
         done = subprocess.run(command, capture_output=True, text=True)
@@ -57,13 +61,21 @@ def cell(counts):
     return f"{passed} passed, {skipped} skipped"
 
 
-def put_into(path, table):
+def row_key(line):
+    """(3, 11, "") and the debug column of a row, None for other lines."""
+    match = re.match(r"\| (\d+)\.(\d+)\.\d+(t?) \| (on|off) \|", line)
+    return match and (int(match[1]), int(match[2]), match[3], match[4] == "on")
+
+
+def put_into(path, heading, rows):
     with open(path) as file:
         text = file.read()
     head, mark, rest = text.partition(MARK_BEGIN)
-    _, end, tail = rest.partition(MARK_END)
+    before, end, tail = rest.partition(MARK_END)
     if not mark or not end:
         raise SystemExit(f"{path} has no {MARK_BEGIN} … {MARK_END}")
+    by_key = {row_key(line): line for line in [*before.splitlines(), *rows] if row_key(line)}
+    table = "\n".join([*heading, *(by_key[key] for key in sorted(by_key))])
     with open(path, "w") as file:
         file.write(f"{head}{mark}\n{table}\n{end}{tail}")
 
@@ -76,9 +88,11 @@ def main():
     parser.add_argument("--readme", help="file to put the table into")
     arguments = parser.parse_args()
     modes = {"off": (False,), "on": (True,), "both": (False, True)}[arguments.debug]
-    lines = ["| Python | debug | asyncio | uvloop | pyloop, io_uring | pyloop, epoll |", "|---|---|---|---|---|---|"]
+    heading = ["| Python | debug | asyncio | uvloop | pyloop, io_uring | pyloop, epoll |", "|---|---|---|---|---|---|"]
+    rows = []
     broken = False
-    for python in arguments.python or [sys.executable]:
+    for path in arguments.python or [sys.executable]:
+        python = [path] if os.path.exists(path) else shlex.split(path)
         version = version_of(python)
         for debug in modes:
             row = []
@@ -92,12 +106,11 @@ def main():
                         print(f"pyloop {backend} {version} debug={debug}: FAIL {test_id}", file=sys.stderr)
                 broken |= loop == "pyloop" and (counts is None or counts[1] > 0)
                 row.append(cell(counts))
-            lines.append(f"| {version} | {'on' if debug else 'off'} | " + " | ".join(row) + " |")
-            print(lines[-1], file=sys.stderr, flush=True)
-    table = "\n".join(lines)
-    print(table)
-    if arguments.readme:
-        put_into(arguments.readme, table)
+            rows.append(f"| {version} | {'on' if debug else 'off'} | " + " | ".join(row) + " |")
+            print(rows[-1], file=sys.stderr, flush=True)
+            if arguments.readme:
+                put_into(arguments.readme, heading, rows)
+    print("\n".join([*heading, *rows]))
     return 1 if broken else 0
 
 

@@ -5,11 +5,13 @@
 
 The parent imports the test modules once and forks a child for each test, so that a hang, a crash or leaked
 state cannot reach the next one. skips.txt lists what does not apply to the loop, each line with its reason; those
-tests run all the same, and one that passes is an error ("unexpected pass"), so the list cannot rot.
-Last line: N passed, N failed, N skipped. Exit status 1 if anything failed.
+tests run all the same, and one that passes is an error ("unexpected pass"), as is a line that no test matches: so
+the list cannot rot. Last lines: SKIP and each reason, with how often; N passed, N failed, N skipped. Exit status 1 if
+anything failed.
 """
 
 import argparse
+import collections
 import fnmatch
 import json
 import os
@@ -40,6 +42,7 @@ class Skips:
                 names, versions, pattern = text.split()
                 if loop in names.split(",") and self._applies(versions):
                     self.rows.append((pattern, reason.strip()))
+        self.used = set()
 
     @staticmethod
     def _applies(versions):
@@ -56,8 +59,12 @@ class Skips:
     def reason(self, test_id):
         for pattern, reason in self.rows:
             if fnmatch.fnmatchcase(test_id, pattern):
+                self.used.add(pattern)
                 return reason
         return None
+
+    def unused(self):
+        return [pattern for pattern, _ in self.rows if pattern not in self.used]
 
 
 def run_in_child(test, output):
@@ -174,6 +181,20 @@ class Report:
         elif self.verbose:
             print(f"{outcome} {test_id} {seconds:.2f}s {detail.splitlines()[:1]}", flush=True)
 
+    def finish(self, was_complete):
+        """The lines at the end. True if all is well."""
+        if was_complete:
+            for pattern in self.skips.unused():
+                self.results[pattern] = {"outcome": "failed", "detail": "no such test", "seconds": 0}
+                print(f"FAIL {pattern}\n    skips.txt: there is no such test")
+        reasons = collections.Counter(" ".join(r["detail"].split()) for r in self.results.values()
+                                      if r["outcome"] == "skipped")
+        for reason, times in reasons.items():
+            print(f"SKIP {reason}" + f" ({times} times)" * (times > 1))
+        failed = self.count("failed")
+        print(f"{self.count('passed')} passed, {failed} failed, {self.count('skipped')} skipped")
+        return failed == 0
+
     def count(self, outcome):
         return sum(result["outcome"] == outcome for result in self.results.values())
 
@@ -186,6 +207,7 @@ def parse_arguments():
     parser.add_argument("--debug", action="store_true", help="sets PYTHONASYNCIODEBUG")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--skips", default=os.path.join(HERE, "skips.txt"), help="another list than skips.txt")
     parser.add_argument("--json", help="write all outcomes to this file")
     parser.add_argument("--list", action="store_true", help="print the ids and stop")
     parser.add_argument("-v", "--verbose", action="store_true")
@@ -208,14 +230,13 @@ def main():
     if arguments.list:
         print("\n".join(tests))
         return 0
-    report = Report(Skips(os.path.join(HERE, "skips.txt"), arguments.loop), arguments.verbose)
+    report = Report(Skips(arguments.skips, arguments.loop), arguments.verbose)
     run_all(tests, arguments.jobs, arguments.timeout, report)
+    is_good = report.finish(not arguments.patterns)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(report.results, file, indent=1)
-    failed = report.count("failed")
-    print(f"{report.count('passed')} passed, {failed} failed, {report.count('skipped')} skipped")
-    return 1 if failed else 0
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":

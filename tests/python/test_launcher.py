@@ -63,7 +63,7 @@ def test_a_script_imports_from_its_own_folder(folder):
     (["missing.py"], 2, "pyloop: no such file: missing.py"),
     (["missing_module"], 2, "pyloop: cannot run 'missing_module': No module named"),
     (["-m", "package.missing"], 2, "pyloop: cannot run 'package.missing': No module named"),
-    (["-m", "json"], 2, "pyloop: cannot run 'json': "),
+    (["-m", "email"], 2, "pyloop: cannot run 'email': "),
 ])
 def test_wrong_command_lines(folder, arguments, status, message):
     done = run_python(folder, "-m", "pyloop", *arguments)

@@ -466,10 +466,10 @@ def test_works_on_asyncios_loop():
         loop.close()
 
 
-def test_nothing_accumulates(loop):
-    """Blocks in use after many rounds of everything are the ones after a few."""
-    if loop.get_debug():
-        pytest.skip("tracebacks are cached in debug mode")
+def test_nothing_accumulates(new_loop):
+    """Blocks in use after many rounds of everything are the ones after a few. Debug mode caches tracebacks."""
+    loop = new_loop()
+    loop.set_debug(False)
 
     async def rounds(count):
         for _ in range(count):

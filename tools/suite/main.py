@@ -69,6 +69,28 @@ def python_steps():
     return steps
 
 
+def matrix_steps():
+    """What --matrix adds to cpython/: debug mode, and the versions that take a system of their own."""
+    steps = []
+    for version in pythons.FORKY_VERSIONS:
+        steps.append(Step(f"setup/{pythons.tag_of(version)}", f"pyloop for CPython {version}",
+                          lambda job, v=version: pythons.set_up(job, v), is_default=False, is_support=True))
+    tags = {pythons.tag_of(v) for v in (*pythons.OTHER_VERSIONS, pythons.FREE_THREADED, *pythons.FORKY_VERSIONS)}
+    for tag in [pythons.own_tag(), *sorted(tags - {pythons.own_tag()})]:
+        needs = () if tag == pythons.own_tag() else (f"setup/{tag}",)
+
+        def add(what, about, run, tag=tag, needs=needs):
+            for backend in pythons.BACKENDS:
+                steps.append(Step(f"matrix/{tag}/{backend}/{what}", f"{about} on {tag}, {backend}",
+                                  lambda job, b=backend: run(job, tag, b), needs=needs, is_default=False))
+
+        if tag in map(pythons.tag_of, pythons.FORKY_VERSIONS):
+            add("python", "tests/python", pythons.python_tests)
+            add("cpython", "CPython's own asyncio tests", pythons.conformance)
+        add("debug", "the same in debug mode", lambda *where: pythons.conformance(*where, debug=True))
+    return steps
+
+
 def plan():
     checks = [
         Step("format", "clang-format", formatting),
@@ -78,6 +100,7 @@ def plan():
         *checks,
         *c_steps(),
         *python_steps(),
+        *matrix_steps(),
         Step("package", "source distribution, wheel, pip install in a new environment",
              packaging_step.run),
         Step("types", "the type stubs against the modules (mypy's stubtest)", pythons.stubtest),
@@ -90,6 +113,8 @@ def options_of(arguments):
         prog="tools/test", allow_abbrev=False,
         epilog="Other arguments go to pytest; a path replaces tests/python.")
     parser.add_argument("--list", action="store_true", help="print the steps")
+    parser.add_argument("--matrix", action="store_true", help="CPython's own asyncio tests on every version, "
+                        "with and without debug mode: the steps cpython and matrix")
     parser.add_argument("-k", dest="keyword", help="tests to run: pytest's expression, or a part of "
                         "the name of a C suite")
     parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2),
@@ -100,6 +125,7 @@ def options_of(arguments):
     options.words = []
     while rest and not rest[0].startswith("-") and not is_path(rest[0]):
         options.words.append(rest.pop(0))
+    options.words += ["cpython", "matrix"] if options.matrix else []
     options.pytest = rest
     if rest and not options.words:
         options.words = ["python/" + pythons.own_tag()]

@@ -17,6 +17,7 @@ from runner import LOGS, PASSED, ROOT, Outcome, failed, skipped
 BACKENDS = ("io_uring", "epoll")
 OTHER_VERSIONS = ("3.12", "3.13")
 FREE_THREADED = "3.13t"
+FORKY_VERSIONS = ("3.14", "3.15")  # in the system that tools/debian-forky makes
 
 
 def tag_of(version):
@@ -32,6 +33,16 @@ def own_tag():
 def venv_python(tag):
     name = ".venv" if tag == own_tag() else ".venv-" + tag
     return ROOT / name / "bin" / "python"
+
+
+def command_of(tag, env=None):
+    """How to start the Python of a tag, with variables added to its environment: the first words of a command."""
+    settings = [f"{name}={value}" for name, value in (env or {}).items()]
+    words = ["env", *settings] if settings else []
+    for version in FORKY_VERSIONS:
+        if tag == tag_of(version) != own_tag():
+            return [ROOT / "tools" / "debian-forky", version, *words, venv_python(tag)]
+    return [*words, venv_python(tag)]
 
 
 def find(version):
@@ -52,6 +63,11 @@ def find(version):
 
 def set_up(job, version):
     """Make .venv-<tag> for another interpreter. Skips when the machine has no such interpreter."""
+    if version in FORKY_VERSIONS:
+        status, output = job.run([ROOT / "tools" / "debian-forky", version])
+        if status == 77:
+            return skipped(f"no CPython {version}: {output.strip().splitlines()[-1]}")
+        return PASSED if status == 0 else failed(f"tools/debian-forky {version}")
     if version == FREE_THREADED:
         status, output = job.run([ROOT / "tools" / "build-cpython-ft"])
         if status != 0:
@@ -65,10 +81,10 @@ def set_up(job, version):
     return PASSED if status == 0 else failed(f"tools/setup --python {path}")
 
 
-def backend_trouble(job, python, backend):
+def backend_trouble(job, tag, backend):
     """None if the backend works here, else why not, in one line."""
     code = f"import pyloop; pyloop.Loop(backend={backend!r}).close()"
-    status, output = job.run([python, "-c", code], cwd="/")
+    status, output = job.run([*command_of(tag), "-c", code], cwd="/")
     if status == 0:
         return None
     last = (output.strip().splitlines() or ["no output"])[-1]
@@ -94,10 +110,13 @@ def read_junit(path):
 
 
 def run_pytest(job, python, label, paths, env, timeout=1500):
-    """Run pytest in the project's folder; without a result file the run itself is the failure."""
+    """Run pytest in the project's folder; without a result file the run itself is the failure.
+
+    `python`: the words of a command.
+    """
     xml_path = LOGS / (label.replace("/", "-") + ".xml")
     xml_path.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", "-q", f"--junitxml={xml_path}", "-o", "junit_family=xunit1",
+    command = [*python, "-m", "pytest", "-q", f"--junitxml={xml_path}", "-o", "junit_family=xunit1",
                *(job.options.pytest or paths)]
     if job.options.keyword:
         command += ["-k", job.options.keyword]
@@ -113,7 +132,7 @@ def run_pytest(job, python, label, paths, env, timeout=1500):
 
 def on_backend(job, tag, backend, run):
     """Run something on a backend, unless this machine does not have it."""
-    trouble = backend_trouble(job, venv_python(tag), backend)
+    trouble = backend_trouble(job, tag, backend)
     if trouble == "":
         return failed(f"{tag}: no loop on {backend}")
     if trouble is not None:
@@ -123,20 +142,21 @@ def on_backend(job, tag, backend, run):
 
 def python_tests(job, tag, backend):
     return on_backend(job, tag, backend, lambda: run_pytest(
-        job, venv_python(tag), f"python/{tag}/{backend}", ["tests/python"],
-        {"PYLOOP_BACKEND": backend}))
+        job, command_of(tag, {"PYLOOP_BACKEND": backend}), f"python/{tag}/{backend}", ["tests/python"], {}))
 
 
-def conformance(job, tag, backend):
+def conformance(job, tag, backend, debug=False):
     """CPython's own asyncio tests, against the loop."""
     def run():
-        python = venv_python(tag)
-        status, output = job.run([python, "-c", "import test.test_asyncio"], cwd="/")
+        python = command_of(tag)
+        status, output = job.run([*python, "-c", "import test.test_asyncio"], cwd="/")
         if status != 0:
             return skipped(f"cpython/{tag}: this interpreter comes without its test package")
-        label = f"cpython/{tag}/{backend}"
-        status, output = job.run([python, "tests/cpython/run.py", "--backend", backend])
+        label = f"cpython/{tag}/{backend}" + "/debug" * debug
+        command = [*python, "tests/cpython/run.py", "--backend", backend] + ["--debug"] * debug
+        status, output = job.run(command)
         outcome = read_totals(output, label) or failed(f"{label}: no totals")
+        outcome.reasons = [f"{label}: {why}" for why in re.findall(r"^SKIP (.+)", output, re.MULTILINE)]
         if outcome.failed:
             outcome.failures = [f"{label}: {name}" for name in re.findall(r"^FAIL (\S+)", output, re.MULTILINE)]
         if status != 0 and not outcome.failed:
@@ -187,7 +207,7 @@ def asan_smoke(job):
                              env=env, cwd="/")
     if status != 0 or str(stage) not in output:
         return failed("asan/python: the sanitized extension does not load")
-    return run_pytest(job, sys.executable, "asan/python", ["tests/python"], env)
+    return run_pytest(job, [sys.executable], "asan/python", ["tests/python"], env)
 
 
 def stubtest(job):
@@ -210,4 +230,4 @@ def stubtest(job):
 
 def soak(job):
     """tests/soak, in its short version: PYLOOP_SOAK_SECONDS asks for a longer one."""
-    return run_pytest(job, venv_python(own_tag()), "soak", ["tests/soak"], {})
+    return run_pytest(job, [venv_python(own_tag())], "soak", ["tests/soak"], {})
