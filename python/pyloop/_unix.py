@@ -19,11 +19,11 @@ from ._datagram import DatagramTransport
 
 _BORROWED = {
     selector_events.BaseSelectorEventLoop: (
-        "_read_from_self", "_process_self_data", "_close_self_pipe",
+        "_process_self_data", "_close_self_pipe",
         "add_reader", "remove_reader", "add_writer", "remove_writer",
     ),
     unix_events._UnixSelectorEventLoop: (
-        "_process_self_data", "_handle_signal", "remove_signal_handler", "_check_signal",
+        "_process_self_data", "remove_signal_handler", "_check_signal",
         "_make_read_pipe_transport", "_make_write_pipe_transport",
     ),
 }
@@ -101,7 +101,23 @@ class UnixMixin:
         self._check_closed()
         if self._csock is None:
             self._make_self_pipe()
+        if sig not in self._signal_handlers:
+            _noted_signals.discard(sig)  # a closed loop's
         unix_events._UnixSelectorEventLoop.add_signal_handler(self, sig, callback, *args)
+        signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        signal.signal(sig, _note_signal)
+        signal.siginterrupt(sig, False)
+
+    def _read_from_self(self):
+        selector_events.BaseSelectorEventLoop._read_from_self(self)
+        # Python has a flag for each signal, which cannot overflow as the socket can; and it calls _note_signal()
+        # before it lets us see the byte. What is left had no room.
+        while _noted_signals:
+            self._handle_signal(_noted_signals.pop())
+
+    def _handle_signal(self, sig):
+        _noted_signals.discard(sig)
+        unix_events._UnixSelectorEventLoop._handle_signal(self, sig)
 
     def _make_self_pipe(self):
         # Only for signal numbers, which Python writes into it: waking the loop needs no socket.
@@ -205,6 +221,10 @@ def _reap(pid, transport):
         return status
 
 
+def _note_signal(sig, frame):
+    _noted_signals.add(sig)
+
+
 def forget_wakeup_fd():
     """In a forked child: signals are not for the parent's loop. asyncio does so from 3.12 on."""
     if sys.version_info < (3, 12):
@@ -214,3 +234,4 @@ def forget_wakeup_fd():
 
 
 _wakeup_fds = set()
+_noted_signals = set()  # main thread only; a signal's number, from Python's handler until its byte was read

@@ -272,6 +272,23 @@ def test_a_blocked_loop_keeps_as_many_signals_as_asyncio(loop):
     assert 0 < expected <= burst(loop, 2_000)
 
 
+def test_one_signal_does_not_crowd_out_another(loop):
+    """The socket that wakes the loop is full of the first one: asyncio loses the second."""
+    got = []
+
+    async def main():
+        for _ in range(2_000):
+            signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR2)
+        await asyncio.sleep(0.05)
+
+    loop.add_signal_handler(signal.SIGUSR1, got.append, 1)
+    loop.add_signal_handler(signal.SIGUSR2, got.append, 2)
+    loop.run_until_complete(main())
+    assert got.count(2) == 1
+    assert 1 < got.count(1) <= 2_000
+
+
 STORM = """
 import os, signal, sys
 for _ in range(10_000):
