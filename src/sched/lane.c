@@ -339,7 +339,7 @@ pyl_lane_init(struct pyl_lane *lane, struct pyl_runtime *runtime, uint32_t index
               const struct pyl_reactor_options *options, char *cause, size_t cause_size)
 {
     memset(lane, 0, sizeof(*lane));
-    int rc = pyl_worker_init(&lane->worker, options, NULL, cause, cause_size);
+    int rc = pyl_worker_init(&lane->worker, options, &runtime->embedder.wait, cause, cause_size);
     if (rc < 0) {
         return rc;
     }

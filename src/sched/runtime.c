@@ -116,6 +116,8 @@ pyl_runtime_init(struct pyl_runtime *runtime, const struct pyl_runtime_options *
         return -EINVAL;
     }
     uint32_t workers = options->workers > 0 ? options->workers : default_workers();
+    runtime->embedder = options->embedder;
+    runtime->is_first_external = options->is_first_external;
     runtime->steal_delay_ns =
         options->steal_delay_ns != 0 ? options->steal_delay_ns : PYL_RUNTIME_STEAL_DELAY_NS;
     int rc = init_shared(runtime, options, workers);
@@ -206,6 +208,7 @@ pyl_runtime_advance(struct pyl_runtime *runtime, struct pyl_lane *lane)
     }
     if (pyl_runtime_phase_of(runtime) == PYL_RUNTIME_STOPPING && is_drained(runtime)) {
         raise_phase(runtime, PYL_RUNTIME_DRAINED);
+        wake_all(runtime); /* an external first lane waits for it */
     }
 }
 
@@ -218,25 +221,62 @@ note_error(struct pyl_runtime *runtime, int error)
     (void)atomic_compare_exchange_strong(&runtime->error, &expected, error);
     pyl_injector_close(&runtime->injector);
     raise_phase(runtime, PYL_RUNTIME_DRAINED); /* its strands will never end */
+    wake_all(runtime);
+}
+
+/* Turns the lane until the runtime is in `phase`, or *is_done. */
+static int
+turn_until(struct pyl_lane *lane, enum pyl_runtime_phase phase, const bool *is_done)
+{
+    struct pyl_runtime *runtime = lane->runtime;
+    int rc = 0;
+    while (rc == 0 && pyl_runtime_phase_of(runtime) < phase && !*is_done) {
+        rc = pyl_lane_turn(lane);
+        if (runtime->embedder.after_turn != NULL) {
+            runtime->embedder.after_turn(lane, runtime->embedder.user);
+        }
+    }
+    if (rc < 0) {
+        note_error(runtime, rc);
+    }
+    return rc;
+}
+
+/* After an error there is nothing to drain any more: pyl_runtime_fini() drops it. */
+static void
+end_lane(struct pyl_lane *lane, int rc)
+{
+    if (rc == 0) {
+        pyl_worker_drain(&lane->worker);
+    }
 }
 
 static void *
 run_lane(void *argument)
 {
+    static const bool never = false;
     struct pyl_lane *lane = argument;
-    struct pyl_runtime *runtime = lane->runtime;
+    const struct pyl_runtime_embedder *embedder = &lane->runtime->embedder;
     pyl_lane_set_current(lane);
-    int rc = 0;
-    while (rc == 0 && pyl_runtime_phase_of(runtime) != PYL_RUNTIME_ENDED) {
-        rc = pyl_lane_turn(lane);
+    if (embedder->on_start != NULL) {
+        embedder->on_start(lane, embedder->user);
     }
-    if (rc < 0) {
-        note_error(runtime, rc); /* nothing to drain any more: pyl_runtime_fini() drops it */
-    } else {
-        pyl_worker_drain(&lane->worker);
+    end_lane(lane, turn_until(lane, PYL_RUNTIME_ENDED, &never));
+    if (embedder->on_end != NULL) {
+        embedder->on_end(lane, embedder->user);
     }
     pyl_lane_set_current(NULL);
     return NULL;
+}
+
+int
+pyl_runtime_run_first(struct pyl_runtime *runtime, const bool *is_done)
+{
+    PYL_DCHECK(runtime->is_first_external && pyl_lane_current() == NULL);
+    pyl_lane_set_current(&runtime->lanes[0]);
+    int rc = turn_until(&runtime->lanes[0], PYL_RUNTIME_DRAINED, is_done);
+    pyl_lane_set_current(NULL);
+    return rc;
 }
 
 int
@@ -247,8 +287,9 @@ pyl_runtime_start(struct pyl_runtime *runtime)
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* the new threads inherit it */
     int rc = 0;
-    while (rc == 0 && runtime->thread_count < runtime->lane_count) {
-        struct pyl_lane *lane = &runtime->lanes[runtime->thread_count];
+    uint32_t first = runtime->is_first_external ? 1 : 0;
+    while (rc == 0 && runtime->thread_count < runtime->lane_count - first) {
+        struct pyl_lane *lane = &runtime->lanes[first + runtime->thread_count];
         rc = pthread_create(&runtime->threads[runtime->thread_count], NULL, run_lane, lane);
         runtime->thread_count += rc == 0;
     }
@@ -262,14 +303,25 @@ pyl_runtime_start(struct pyl_runtime *runtime)
     return 0;
 }
 
-int
-pyl_runtime_join(struct pyl_runtime *runtime)
+static int
+await_drained(struct pyl_runtime *runtime)
 {
+    static const bool never = false;
+    if (runtime->is_first_external) {
+        return pyl_runtime_run_first(runtime, &never);
+    }
     (void)pthread_mutex_lock(&runtime->lock);
     while (pyl_runtime_phase_of(runtime) < PYL_RUNTIME_DRAINED) {
         (void)pthread_cond_wait(&runtime->is_changed, &runtime->lock);
     }
     (void)pthread_mutex_unlock(&runtime->lock);
+    return 0;
+}
+
+int
+pyl_runtime_join(struct pyl_runtime *runtime)
+{
+    int rc = await_drained(runtime);
     pyl_blocking_close(&runtime->blocking);
     raise_phase(runtime, PYL_RUNTIME_ENDED);
     wake_all(runtime);
@@ -277,6 +329,9 @@ pyl_runtime_join(struct pyl_runtime *runtime)
         (void)pthread_join(runtime->threads[i], NULL);
     }
     runtime->thread_count = 0;
+    if (runtime->is_first_external) {
+        end_lane(&runtime->lanes[0], rc);
+    }
     return atomic_load(&runtime->error);
 }
 

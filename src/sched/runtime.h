@@ -25,6 +25,17 @@
 
 #define PYL_RUNTIME_STEAL_DELAY_NS INT64_C(100000)
 
+/* What an embedder does in the threads of the lanes, each call in the lane's own; all optional. */
+struct pyl_runtime_embedder {
+    /* In threads that the runtime has made. */
+    void (*on_start)(struct pyl_lane *lane, void *user); /* before the first turn */
+    void (*on_end)(struct pyl_lane *lane, void *user);   /* after the last turn, ops are drained */
+    /* In each lane: no strand runs, a lock may be given to others. */
+    void (*after_turn)(struct pyl_lane *lane, void *user);
+    struct pyl_worker_hooks wait; /* around waits that block, with its own user */
+    void *user;
+};
+
 /* Zero means the default everywhere. */
 struct pyl_runtime_options {
     uint32_t workers;       /* 0: one per processor, at most 64 */
@@ -32,6 +43,9 @@ struct pyl_runtime_options {
     uint64_t seed;          /* where searches begin; also each simulated reactor's seed */
     struct pyl_reactor_options reactor;
     struct pyl_blocking_options blocking;
+    struct pyl_runtime_embedder embedder;
+    /* Lane 0 gets no thread: one of the embedder's calls pyl_runtime_run_first() and join. */
+    bool is_first_external;
 };
 
 enum pyl_runtime_phase {
@@ -48,6 +62,8 @@ struct pyl_runtime {
     struct pyl_idle idle;
     struct pyl_injector injector;
     struct pyl_blocking_pool blocking;
+    struct pyl_runtime_embedder embedder; /* constant after init, as the next one */
+    bool is_first_external;
     _Atomic uint32_t phase; /* enum pyl_runtime_phase; only grows, under `lock`, seq_cst */
     _Atomic int error;      /* of a reactor beyond use; 0 */
     pthread_mutex_t lock;
@@ -70,6 +86,14 @@ PYL_NODISCARD int pyl_runtime_init(struct pyl_runtime *runtime,
 /* One thread per lane; all signals are blocked in them. Returns 0; -EAGAIN, and then none is left
  * and pyl_runtime_fini() follows. */
 PYL_NODISCARD int pyl_runtime_start(struct pyl_runtime *runtime);
+
+/*
+ * Runs lane 0 in the calling thread, with that thread's signals, until `*is_done` is true after a
+ * turn or every strand has ended because the runtime stops. May be called again by the same thread.
+ *
+ * Returns: 0, or the reactor's fatal -errno.
+ */
+PYL_NODISCARD int pyl_runtime_run_first(struct pyl_runtime *runtime, const bool *is_done);
 
 /* Begins the end; returns at once. Any thread, also a worker; harmless when repeated. */
 void pyl_runtime_stop(struct pyl_runtime *runtime);

@@ -112,6 +112,96 @@ Test(runtime, end_waits_for_strands_of_strands)
     }
 }
 
+/* ---- embedding ---- */
+
+static _Atomic int threads_begun;
+static _Atomic int threads_ended;
+static _Atomic int turns_ended;
+static _Atomic int waits_open; /* before_wait without after_wait */
+
+static void
+count_start(struct pyl_lane *lane, void *user)
+{
+    cr_assert_eq(pyl_lane_current(), lane);
+    atomic_fetch_add(&threads_begun, 1);
+}
+
+static void
+count_end(struct pyl_lane *lane, void *user)
+{
+    atomic_fetch_add(&threads_ended, 1);
+}
+
+static void
+count_turn(struct pyl_lane *lane, void *user)
+{
+    atomic_fetch_add(&turns_ended, 1);
+}
+
+static void
+count_before(struct pyl_worker *worker, void *user)
+{
+    atomic_fetch_add(&waits_open, 1);
+}
+
+static void
+count_after(struct pyl_worker *worker, void *user)
+{
+    atomic_fetch_sub(&waits_open, 1);
+}
+
+static struct counted_strand main_strand;
+static bool is_main_done;
+
+static void
+run_main_strand(struct pyl_job *job)
+{
+    counted_run(job);
+    is_main_done = true;
+}
+
+/* Goal: an embedder runs the first lane itself, as far as it likes and to the end; it is told of
+ * the other threads, of turns and of waits. */
+Test(runtime, first_lane_runs_in_caller)
+{
+    struct pyl_runtime_options options = {
+        .workers = 3,
+        .is_first_external = true,
+        .embedder =
+            {
+                .on_start = count_start,
+                .after_turn = count_turn,
+                .on_end = count_end,
+                .wait = {.before_wait = count_before, .after_wait = count_after},
+            },
+    };
+    if (pyl_runtime_init(&runtime, &options, NULL, 0) < 0) {
+        cr_skip_test("this backend is not available");
+    }
+    cr_assert_eq(pyl_runtime_start(&runtime), 0);
+    counted_init(&main_strand, false);
+    main_strand.job.run = run_main_strand;
+    struct pyl_strand *strand = &main_strand.strand;
+    cr_assert_eq(pyl_runtime_spawn_on(&runtime, 0, strand, &main_strand.job), 0);
+    cr_assert_eq(pyl_runtime_run_first(&runtime, &is_main_done), 0);
+    cr_assert_eq(main_strand.runs, 1);
+    cr_assert_eq(main_strand.ends, 0);
+    for (uint32_t i = 0; i < STRANDS; i++) { /* some wait for the lane that nobody runs now */
+        counted_init(&strands[i], true);
+        strand = &strands[i].strand;
+        cr_assert_eq(pyl_runtime_spawn_on(&runtime, i % 3, strand, &strands[i].job), 0);
+    }
+    end_runtime();
+    cr_assert_eq(main_strand.ends, 1);
+    for (int i = 0; i < STRANDS; i++) {
+        cr_assert_eq(strands[i].ends, 1);
+    }
+    cr_assert_eq(atomic_load(&threads_begun), 2);
+    cr_assert_eq(atomic_load(&threads_ended), 2);
+    cr_assert_gt(atomic_load(&turns_ended), 3);
+    cr_assert_eq(atomic_load(&waits_open), 0);
+}
+
 /* Goal: of two lanes the one with fewer strands; equal ones take turns. */
 Test(runtime, lighter_lane_is_found)
 {
