@@ -44,8 +44,8 @@ pyl_readiness_init(struct pyl_readiness *readiness, const struct pyl_reactor_opt
     readiness->read_buffer_size =
         options->read_buffer_size > 0 ? options->read_buffer_size : READ_BUFFER_SIZE;
     /* Pages, and not for tidiness: malloc() puts a block of this size 16 bytes behind the start of
-     * a page, and processors with fast string instructions copy to just that place up to seven times
-     * slower (AMD, Linux 6.18: 100 KiB in 37 us instead of 5). */
+     * a page, and processors with fast string instructions copy to just that place up to seven
+     * times slower (AMD, Linux 6.18: 100 KiB in 37 us instead of 5). */
     readiness->read_buffer = pyl_alloc_pages(readiness->read_buffer_size);
     return readiness->read_buffer != NULL ? 0 : -ENOMEM;
 }
