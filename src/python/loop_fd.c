@@ -74,13 +74,19 @@ entry_make(struct pyl_loop *loop, int fd)
     return &loop->watch_table[fd];
 }
 
-/* The descriptor number of an int or of an object with fileno(); -1 with selectors' ValueError. */
+/* The descriptor number of an int or of an object with fileno(); -1 with selectors' ValueError, or
+ * with OverflowError for a number that no descriptor can have. */
 static int
 fd_of_object(PyObject *object)
 {
     long fd;
     if (PyLong_Check(object)) {
-        fd = PyLong_AsLong(object);
+        int overflow;
+        fd = PyLong_AsLongAndOverflow(object, &overflow);
+        if (overflow > 0) {
+            PyErr_SetString(PyExc_OverflowError, "the file descriptor is too large");
+            return -1;
+        }
     } else {
         PyObject *number = PyObject_CallMethod(object, "fileno", NULL);
         fd = number != NULL ? PyLong_AsLong(number) : -1;
@@ -361,11 +367,6 @@ remove_side(PyObject *self, PyObject *object, int side)
     }
     int fd = fd_of_object(object);
     if (fd < 0) {
-        /* A closed socket: whatever was registered for it cannot be named any more. */
-        if (PyErr_ExceptionMatches(PyExc_ValueError)) {
-            PyErr_Clear();
-            Py_RETURN_FALSE;
-        }
         return NULL;
     }
     struct pyl_watch_entry *entry = entry_of(loop, fd);

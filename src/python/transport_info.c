@@ -266,6 +266,9 @@ pyl_transport_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:get_extra_info", names, &name, &fallback)) {
         return NULL;
     }
+    if (PyObject_Hash(name) == -1) { /* asyncio asks a dict */
+        return NULL;
+    }
     PyObject *value = look_up_info((struct pyl_transport *)self, name);
     if (value == NULL && PyErr_Occurred()) {
         return NULL;

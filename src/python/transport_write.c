@@ -9,6 +9,7 @@
 #include "python/transport.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 /* ---- flow control ---- */
@@ -296,6 +297,17 @@ parse_limit(PyObject *value, Py_ssize_t *ret)
 {
     if (value == NULL || value == Py_None) {
         return 0;
+    }
+    if (PyFloat_Check(value)) { /* math.inf means no limit */
+        double limit = PyFloat_AS_DOUBLE(value);
+        if (isnan(limit)) {
+            PyErr_SetString(PyExc_ValueError, "a limit must not be NaN");
+            return -1;
+        }
+        *ret = fabs(limit) < (double)PY_SSIZE_T_MAX ? (Py_ssize_t)limit
+               : limit > 0                          ? PY_SSIZE_T_MAX
+                                                    : PY_SSIZE_T_MIN;
+        return 1;
     }
     *ret = PyNumber_AsSsize_t(value, NULL); /* clipped: no buffer is larger */
     return *ret == -1 && PyErr_Occurred() ? -1 : 1;
