@@ -457,3 +457,23 @@ def test_import_leaves_the_gil_off():
                       "print(sys._is_gil_enabled() == (not sysconfig.get_config_var('Py_GIL_DISABLED')))",
                       PYTHON_GIL="")
     assert result.stdout == "True\n", result.stderr
+
+
+def test_debug_mode_keeps_where_things_were_made(new_loop):
+    """The last frame is the caller's, none of the loop's own."""
+    loop = new_loop()
+
+    async def main():
+        made = [loop.create_task(asyncio.sleep(0)), loop.create_future(), loop.call_soon(int),
+                loop.call_later(0, int), loop.call_soon_threadsafe(int)]
+        for thing in made:
+            last = thing._source_traceback[-1]
+            assert (last.filename, last.name) == (__file__, "main"), thing
+        await made[0]
+        return made
+
+    loop.set_debug(True)
+    loop.run_until_complete(main())
+    loop.set_debug(False)
+    assert not loop.call_soon(int)._source_traceback
+    assert not loop.create_future()._source_traceback
