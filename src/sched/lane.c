@@ -117,15 +117,27 @@ pyl_lane_schedule(struct pyl_strand *strand)
     }
 }
 
+/* What a busy lane owes to the injector: measured in work, because a turn may be long or short. */
 static void
-take_one_injected(struct pyl_lane *lane)
+pay_injector(struct pyl_lane *lane)
 {
+    uint64_t activations = pyl_counter_read(&lane->stats.activations);
+    lane->injector_debt += activations - lane->activations_seen + 1;
+    lane->activations_seen = activations;
+    if (lane->injector_debt < PYL_LANE_INJECTOR_SHARE) {
+        return;
+    }
+    uint32_t share = (uint32_t)(lane->injector_debt / PYL_LANE_INJECTOR_SHARE);
+    lane->injector_debt %= PYL_LANE_INJECTOR_SHARE;
     struct pyl_job_queue taken = {0};
-    if (pyl_injector_depth(&lane->runtime->injector) > 0 &&
-        pyl_injector_take(&lane->runtime->injector, 1, &taken) > 0) {
-        struct pyl_job *job = pyl_job_queue_pop(&taken);
+    if (pyl_injector_depth(&lane->runtime->injector) == 0 ||
+        pyl_injector_take(&lane->runtime->injector, share, &taken) == 0) {
+        return;
+    }
+    pyl_counter_add(&lane->stats.injected, taken.count);
+    struct pyl_job *job;
+    while ((job = pyl_job_queue_pop(&taken)) != NULL) {
         struct pyl_strand *strand = PYL_CONTAINER_OF(job, struct pyl_strand, job);
-        pyl_counter_add(&lane->stats.injected, 1);
         choose_home(lane, strand);
         strand->job.run = settle_here;
         pyl_worker_post(&lane->worker, &strand->job);
@@ -288,10 +300,7 @@ has_own_work(struct pyl_lane *lane)
 bool
 pyl_lane_look(struct pyl_lane *lane)
 {
-    if (--lane->turns_to_injector == 0) {
-        lane->turns_to_injector = PYL_LANE_INJECTOR_TURNS;
-        take_one_injected(lane);
-    }
+    pay_injector(lane);
     if (has_own_work(lane) || pyl_steal_injected(lane, UINT32_MAX) > 0) {
         become_busy(lane);
         return false;
@@ -345,7 +354,6 @@ pyl_lane_init(struct pyl_lane *lane, struct pyl_runtime *runtime, uint32_t index
     }
     lane->runtime = runtime;
     lane->index = index;
-    lane->turns_to_injector = PYL_LANE_INJECTOR_TURNS;
     lane->random_state = seed * UINT64_C(0x9E3779B97F4A7C15) + index + 1;
     pyl_list_init(&lane->strands);
     lane->queue_job.run = run_queue;

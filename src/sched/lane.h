@@ -13,7 +13,8 @@
 struct pyl_runtime;
 
 #define PYL_LANE_TURN_NS INT64_C(50000) /* of jobs, then the reactor is looked at */
-enum { PYL_LANE_INJECTOR_TURNS = 61 };  /* a busy lane looks at the injector this often */
+/* A busy lane takes one strand of the injector's for so many activations and turns of its own. */
+enum { PYL_LANE_INJECTOR_SHARE = 61 };
 
 /* Written by the owner, read by anyone, relaxed where nothing else is said. */
 struct pyl_lane_stats {
@@ -47,7 +48,8 @@ struct pyl_lane {
     bool is_queue_job_ready; /* queue_job is in worker.ready */
     bool may_linger;         /* woken for work in another queue: it may be there in a moment */
     bool is_stop_told;       /* the strands were told that the runtime stops */
-    uint32_t turns_to_injector;
+    uint64_t injector_debt;  /* activations and turns since the injector was looked at */
+    uint64_t activations_seen;
     uint64_t random_state;
     struct pyl_strand *current;  /* runs now */
     struct pyl_list strands;     /* at home here and not ended */

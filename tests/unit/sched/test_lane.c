@@ -215,7 +215,7 @@ Test(lane, busy_lane_looks_at_injector)
     cr_assert_eq(pyl_runtime_spawn_on(&runtime, 0, &circling.strand, &circling.job), 0);
     fixture_turn_lane(first);
     spawn_range(NULL, 0, 1);
-    for (int i = 0; i < PYL_LANE_INJECTOR_TURNS + 1; i++) {
+    for (int i = 0; i < PYL_LANE_INJECTOR_SHARE + 1; i++) {
         fixture_turn_lane(first);
     }
     cr_assert_eq(count_runs(0), 1);
