@@ -7,7 +7,7 @@ from ._core import ClientDisconnected, __version__
 from ._loop import Loop
 from ._runner import run
 
-__all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run", "serve")
+__all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run", "serve", "sync")
 
 _STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
             "start_server", "start_unix_server")
@@ -39,6 +39,10 @@ def __getattr__(name):
 
         value = globals()[name] = getattr(_streams, name)
         return value
+    if name == "sync":
+        import importlib
+
+        return importlib.import_module(".sync", __name__)
     if name == "serve":
         from ._run.serving import serve
 

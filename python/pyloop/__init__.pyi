@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from . import _core
+from . import sync as sync
 from ._core import ClientDisconnected as ClientDisconnected
 from ._core import __version__ as __version__
 
@@ -18,6 +19,7 @@ __all__ = (
     "new_event_loop",
     "run",
     "serve",
+    "sync",
     "StreamReader",
     "StreamReaderProtocol",
     "StreamWriter",
@@ -46,7 +48,7 @@ def run(
     native_tasks: bool = True,
 ) -> _T: ...
 async def serve(application: Callable[..., Any], **options: Any) -> None: ...
-def install(*, streams: bool = False) -> None: ...
+def install(*, streams: bool = False, sync: bool = False) -> None: ...
 
 class StreamReader(_core.StreamReaderCore, asyncio.StreamReader): ...
 class StreamReaderProtocol(_core.StreamProtocolCore, asyncio.StreamReaderProtocol): ...

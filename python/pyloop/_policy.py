@@ -18,11 +18,12 @@ class EventLoopPolicy(_Base):
     _loop_factory = Loop
 
 
-def install(*, streams=False):
+def install(*, streams=False, sync=False):
     """Make pyloop the default of asyncio in this process, through the event loop policy.
 
-    streams: put pyloop's StreamReader, StreamWriter, open_connection() and so on under asyncio's names, too. Modules
-    that have imported the names themselves keep what they have: call it early.
+    streams: put pyloop's StreamReader, StreamWriter, open_connection() and so on under asyncio's names, too.
+    sync: the same with pyloop.sync's locks and queues, for programs whose loops or threads share such objects.
+    Modules that have imported the names themselves keep what they have: call it early.
     """
     if sys.version_info >= (3, 14):
         warnings.warn("pyloop.install() relies on event loop policies, which Python 3.16 removes; "
@@ -35,3 +36,7 @@ def install(*, streams=False):
         from . import _streams
 
         _streams.install()
+    if sync:
+        from . import sync as primitives
+
+        primitives._install()
