@@ -88,7 +88,8 @@
     X(separator)                \
     X(join)                     \
     X(feed_data)                \
-    X(__del__)
+    X(__del__)                  \
+    X(write)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;

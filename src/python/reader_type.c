@@ -35,7 +35,7 @@ settle_foreign(PyObject *waiter, const char *method, PyObject *value)
     if (is_cancelled != 0) {
         return is_cancelled < 0 ? -1 : 0;
     }
-    PyObject *result = PyObject_CallMethod(waiter, method, "O", value);
+    PyObject *result = PyObject_CallMethod(waiter, method, "(O)", value);
     Py_XDECREF(result);
     return result != NULL ? 0 : -1;
 }

@@ -73,7 +73,7 @@ drain_am_send(PyObject *op, PyObject *value, PyObject **ret)
             return PYGEN_RETURN;
         }
         drain->coroutine =
-            PyObject_CallMethod(drain->state->asyncio_stream_writer, "drain", "O", drain->writer);
+            PyObject_CallMethod(drain->state->asyncio_stream_writer, "drain", "(O)", drain->writer);
         if (drain->coroutine == NULL) {
             return PYGEN_ERROR;
         }
@@ -204,7 +204,7 @@ writer_write(PyObject *self, PyObject *data)
     if (PYL_LIKELY(Py_IS_TYPE(transport, writer->state->transport_type))) {
         return pyl_transport_write(transport, data);
     }
-    PyObject *result = PyObject_CallMethod(transport, "write", "O", data);
+    PyObject *result = PyObject_CallMethodOneArg(transport, writer->state->str.write, data);
     Py_XDECREF(result);
     return result != NULL ? Py_NewRef(Py_None) : NULL;
 }
