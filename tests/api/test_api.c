@@ -3,6 +3,8 @@
  */
 #include <pyloop/tcp.h>
 
+#include "support/read_all.h"
+
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -310,7 +312,7 @@ Test(api, server_echoes_on_both_workers)
     for (int i = 0; i < CLIENTS; i++) {
         memset(text, 'a' + i, sizeof(text));
         cr_assert_eq(send(fds[i], text, sizeof(text), 0), TEXT_SIZE);
-        cr_assert_eq(recv(fds[i], answer, sizeof(answer), MSG_WAITALL), TEXT_SIZE);
+        cr_assert_eq(read_all(fds[i], answer, sizeof(answer)), TEXT_SIZE);
         cr_assert_eq(memcmp(text, answer, sizeof(text)), 0);
     }
     cr_assert_eq(workers_seen, 3);

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "io/sockaddr.h"
+#include "support/read_all.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -182,7 +183,7 @@ Test(task, receive_and_send)
         char answer[16];
         int size = snprintf(text, sizeof(text), "message %d", i);
         cr_assert_eq(write(fds[1], text, (size_t)size), size);
-        cr_assert_eq(recv(fds[1], answer, (size_t)size, MSG_WAITALL), size);
+        cr_assert_eq(read_all(fds[1], answer, (size_t)size), size);
         cr_assert_eq(memcmp(text, answer, (size_t)size), 0);
     }
     close(fds[1]);
@@ -209,7 +210,7 @@ Test(task, big_send_is_complete)
         probe.big[i] = (uint8_t)(i * 7 >> 3);
     }
     cr_assert_eq(pyl_task_spawn(&runtime, &probe.task, send_big), 0);
-    cr_assert_eq(recv(fds[1], read_back, BIG, MSG_WAITALL), BIG);
+    cr_assert_eq(read_all(fds[1], read_back, BIG), BIG);
     await_release();
     cr_assert_eq(probe.results[0], BIG);
     cr_assert_eq(memcmp(probe.big, read_back, BIG), 0);
