@@ -173,19 +173,25 @@ Test(listener, stop_inside_accept)
     cr_assert_eq(accepted_count, 10);
 }
 
+/* A client is waiting, and no descriptor is left for it. Returns the limit to give back. */
+static struct rlimit
+run_out_of_descriptors(void)
+{
+    struct rlimit before;
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    struct rlimit tight = before;
+    tight.rlim_cur = (rlim_t)connect_client() + 1;
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    pyl_listener_start(&listener);
+    fixture_turn_until(&worker, &has_error);
+    return before;
+}
+
 /* Goal: without descriptors the listener reports once, does not spin, and goes on by itself later.
  */
 Test(listener, out_of_descriptors)
 {
-    struct rlimit before;
-    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
-    int client = connect_client();
-    struct rlimit tight = before;
-    tight.rlim_cur = (rlim_t)client + 1;
-    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &tight), 0);
-
-    pyl_listener_start(&listener);
-    fixture_turn_until(&worker, &has_error);
+    struct rlimit before = run_out_of_descriptors();
     cr_assert_eq(last_error, -EMFILE);
     cr_assert(last_will_retry);
     uint64_t events = atomic_load(&worker.reactor.stats.events);
@@ -202,14 +208,7 @@ Test(listener, out_of_descriptors)
 /* Goal: stop during the pause; start does not wait for the rest of it. */
 Test(listener, stop_and_start_during_the_pause)
 {
-    struct rlimit before;
-    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
-    int client = connect_client();
-    struct rlimit tight = before;
-    tight.rlim_cur = (rlim_t)client + 1;
-    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &tight), 0);
-    pyl_listener_start(&listener);
-    fixture_turn_until(&worker, &has_error);
+    struct rlimit before = run_out_of_descriptors();
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
     pyl_listener_stop(&listener);
     pyl_listener_start(&listener);
@@ -221,14 +220,7 @@ Test(listener, stop_and_start_during_the_pause)
 /* Goal: closing during the pause ends at once. */
 Test(listener, close_during_the_pause)
 {
-    struct rlimit before;
-    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
-    int client = connect_client();
-    struct rlimit tight = before;
-    tight.rlim_cur = (rlim_t)client + 1;
-    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &tight), 0);
-    pyl_listener_start(&listener);
-    fixture_turn_until(&worker, &has_error);
+    struct rlimit before = run_out_of_descriptors();
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
     pyl_listener_close(&listener);
     int64_t start_ns = pyl_clock_now_ns();
