@@ -41,7 +41,7 @@ def run_once(python, loop, backend, debug):
     with tempfile.NamedTemporaryFile(suffix=".json", dir=HERE) as out:
         command = [*python, os.path.join(HERE, "run.py"), "--loop", loop, "--json", out.name]
         command += ["--backend", backend] if backend else []
-        command += ["--debug"] if debug else []
+        command += ["--timeout", "30"] + (["--debug"] if debug else [])
         done = subprocess.run(command, capture_output=True, text=True)
         try:
             results = json.load(open(out.name))
