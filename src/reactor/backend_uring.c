@@ -151,6 +151,7 @@ uring_fini(struct pyl_reactor *reactor)
     }
     ring_close(uring);
     pyl_uring_buffers_fini(&uring->buffers);
+    pyl_free_pages(uring->bulk, PYL_URING_BULK_SIZE);
     pyl_free(uring->backlog);
     pyl_free(uring);
     reactor->backend = NULL;
@@ -615,6 +616,7 @@ const struct pyl_backend_ops pyl_backend_uring = {
     .cancel = uring_cancel,
     .forget = uring_forget,
     .wait = uring_wait,
+    .perform = pyl_uring_perform,
     .release = uring_release,
     .send_now = uring_send_now,
 };

@@ -53,7 +53,12 @@ enum {
     PYL_URING_DONE = 4,      /* LISTED, and backend_value is the terminal result */
     PYL_URING_CONNECT_POLL =
         8, /* CONNECT under way: wait until writable instead of connecting again */
+    PYL_URING_RECV_BULK = 16,  /* RECV: ask for readiness, receive into the bulk buffer */
+    PYL_URING_RECV_POLL = 32,  /* RECV: the request in the kernel, or the last one, was a poll */
+    PYL_URING_RECV_SMALL = 64, /* RECV in bulk: the last read would have fitted a ring buffer */
 };
+
+enum { PYL_URING_BULK_SIZE = PYL_TINY_LIMITS ? 2048 : 256 * 1024 };
 
 /* user_data of requests that belong to no op */
 enum { PYL_URING_DATA_IGNORED = 0, PYL_URING_DATA_WAKER = 1 };
@@ -77,6 +82,7 @@ struct pyl_uring {
     struct pyl_list arming; /* to get a request in the next wait(), or to end there */
     struct pyl_list parked; /* RECV ops that found no buffer */
     struct pyl_uring_buffers buffers;
+    uint8_t *bulk; /* PYL_URING_BULK_SIZE bytes, filled during dispatch; made at the first need */
     /* Completions for later rounds: a RECV op delivers once a round. In order. */
     struct pyl_uring_completion *backlog;
     uint32_t backlog_count;
@@ -113,6 +119,10 @@ bool pyl_uring_op_prepare_cancel(struct pyl_reactor *reactor, struct pyl_op *op)
 /* Turns a completion into at most one event, for which there is room, and arms the op again
  * where the kernel's request has ended and the op has not. */
 void pyl_uring_deliver(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion);
+
+/* See pyl_backend_ops.perform: receives for a RECV op in bulk. */
+bool pyl_uring_perform(struct pyl_reactor *reactor, struct pyl_event *slot,
+                       struct pyl_event *ret_event);
 
 /* Emits the op's terminal event; there is room. */
 void pyl_uring_emit_end(struct pyl_reactor *reactor, struct pyl_op *op, int result);

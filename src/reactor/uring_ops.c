@@ -4,6 +4,7 @@
  *
  * Tested by tests/backend.
  */
+#include "base/alloc.h"
 #include "base/check.h"
 #include "reactor/socket_call.h"
 #include "reactor/uring.h"
@@ -41,6 +42,19 @@ poll_mask(const struct pyl_op *op)
     return (events & PYL_POLL_IN ? POLLIN : 0u) | (events & PYL_POLL_OUT ? POLLOUT : 0u);
 }
 
+static void
+prepare_recv(struct io_uring_sqe *sqe, struct pyl_op *op)
+{
+    if (op->backend_bits & PYL_URING_RECV_BULK) {
+        io_uring_prep_poll_add(sqe, op->fd, POLLIN);
+        op->backend_bits |= PYL_URING_RECV_POLL;
+    } else {
+        io_uring_prep_recv_multishot(sqe, op->fd, NULL, 0, 0);
+        sqe->flags |= IOSQE_BUFFER_SELECT; /* from group 0, see uring_buffers.c */
+        op->backend_bits &= (uint8_t)~PYL_URING_RECV_POLL;
+    }
+}
+
 bool
 pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op)
 {
@@ -61,8 +75,7 @@ pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op)
         }
         break;
     case PYL_OP_RECV:
-        io_uring_prep_recv_multishot(sqe, op->fd, NULL, 0, 0);
-        sqe->flags |= IOSQE_BUFFER_SELECT; /* from group 0, see uring_buffers.c */
+        prepare_recv(sqe, op);
         break;
     case PYL_OP_SEND:
         io_uring_prep_sendmsg(sqe, op->fd, &op->args.send.message, MSG_NOSIGNAL);
@@ -145,12 +158,97 @@ deliver_accept(struct pyl_reactor *reactor, const struct pyl_uring_completion *c
     }
 }
 
+/*
+ * A full buffer: more is to come, and in pieces of this size it would cost the program a call each
+ * and the processor its caches, since every piece lies in another buffer. So the op goes on in
+ * bulk: it asks for readiness, and what is there is received during dispatch, into one buffer that
+ * stays hot. Without memory for that one the pieces must do.
+ */
+static void
+recv_begin_bulk(struct pyl_reactor *reactor, struct pyl_op *op)
+{
+    struct pyl_uring *uring = pyl_uring_of(reactor);
+    if (op->backend_bits & PYL_URING_RECV_BULK || op->state != PYL_OP_ACTIVE) {
+        return;
+    }
+    if (uring->bulk == NULL) {
+        uring->bulk = pyl_alloc_pages(PYL_URING_BULK_SIZE);
+        if (uring->bulk == NULL) {
+            return;
+        }
+    }
+    op->backend_bits |= PYL_URING_RECV_BULK;
+    op->backend_bits &= (uint8_t)~PYL_URING_RECV_SMALL;
+    if (op->backend_bits & PYL_URING_IN_KERNEL && !pyl_uring_op_prepare_cancel(reactor, op)) {
+        op->backend_bits &= (uint8_t)~PYL_URING_RECV_BULK; /* no room: with the next full one */
+    }
+}
+
+/* Two reads in a row that a ring buffer could have held: back to multishot. */
+static void
+recv_end_bulk(const struct pyl_uring *uring, struct pyl_op *op, int64_t count)
+{
+    if (count >= uring->buffers.size) {
+        op->backend_bits &= (uint8_t)~PYL_URING_RECV_SMALL;
+    } else if (op->backend_bits & PYL_URING_RECV_SMALL) {
+        op->backend_bits &= (uint8_t) ~(PYL_URING_RECV_BULK | PYL_URING_RECV_SMALL);
+    } else {
+        op->backend_bits |= PYL_URING_RECV_SMALL;
+    }
+}
+
+bool
+pyl_uring_perform(struct pyl_reactor *reactor, struct pyl_event *slot, struct pyl_event *ret_event)
+{
+    struct pyl_uring *uring = pyl_uring_of(reactor);
+    struct pyl_op *op = slot->op;
+    slot->flags &= (uint16_t)~PYL_EVENT_READY;
+    *ret_event = (struct pyl_event){.op = op};
+    if (op->state == PYL_OP_CANCELLING) {
+        ret_event->result = -ECANCELED;
+        return true;
+    }
+    int64_t count = pyl_socket_recv(op->fd, uring->bulk, PYL_URING_BULK_SIZE);
+    if (pyl_socket_would_block(count)) {
+        op_rearm(reactor, op);
+        return false;
+    }
+    ret_event->result = (int32_t)count;
+    if (count > 0) {
+        ret_event->flags = PYL_EVENT_MORE;
+        ret_event->data = uring->bulk;
+        recv_end_bulk(uring, op, count);
+        op_rearm(reactor, op);
+    }
+    return true;
+}
+
+/* The completion of a RECV op's poll. */
+static void
+deliver_recv_poll(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
+{
+    struct pyl_op *op = completion->op;
+    op->backend_value = (int32_t)pyl_uring_of(reactor)->round;
+    if (is_internal_end(op, completion->result)) {
+        op_rearm(reactor, op);
+    } else if (completion->result < 0) {
+        pyl_uring_emit_end(reactor, op, completion->result);
+    } else {
+        emit(reactor, &(struct pyl_event){.op = op, .flags = PYL_EVENT_READY});
+    }
+}
+
 static void
 deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
 {
     struct pyl_uring *uring = pyl_uring_of(reactor);
     struct pyl_op *op = completion->op;
     bool has_buffer = (completion->flags & IORING_CQE_F_BUFFER) != 0;
+    if (op->backend_bits & PYL_URING_RECV_POLL && !has_buffer) {
+        /* With a buffer: after ring_replace() the backlog may hold data from before the poll. */
+        deliver_recv_poll(reactor, completion);
+        return;
+    }
     uint16_t id = (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT);
 
     op->backend_value = (int32_t)uring->round;
@@ -161,6 +259,9 @@ deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
                                           .flags = PYL_EVENT_MORE | PYL_EVENT_BUFFER,
                                           .buffer_id = id,
                                           .data = pyl_uring_buffers_data(&uring->buffers, id)});
+        if ((uint32_t)completion->result == uring->buffers.size) {
+            recv_begin_bulk(reactor, op);
+        }
         if ((completion->flags & IORING_CQE_F_MORE) == 0) {
             op_rearm(reactor, op);
         }
@@ -171,7 +272,8 @@ deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
     }
     if (completion->result == -ENOBUFS) {
         pyl_counter_add(&reactor->stats.starvations, 1);
-        pyl_uring_op_list(&uring->parked, op);
+        bool needs_buffer = (op->backend_bits & PYL_URING_RECV_BULK) == 0;
+        pyl_uring_op_list(needs_buffer ? &uring->parked : &uring->arming, op);
     } else if (is_internal_end(op, completion->result)) {
         op_rearm(reactor, op);
     } else {

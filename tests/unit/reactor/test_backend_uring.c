@@ -134,6 +134,62 @@ Test(backend_uring, one_enter_per_turn)
     finish();
 }
 
+static void
+turns_until(uint64_t bytes)
+{
+    while (receivers[0].bytes < bytes) {
+        turn(PYL_NS_PER_S);
+    }
+    cr_assert_eq(receivers[0].bytes, bytes);
+}
+
+/* Goal: who fills a buffer gets large pieces from then on, and buffers again when messages are
+ * small. */
+Test(backend_uring, large_messages_come_in_one_piece)
+{
+    uint8_t next = 0;
+    start(&(struct pyl_reactor_options){
+        .events_max = 64, .ring_entries = 64, .buffer_count = 16, .buffer_size = 256});
+    start_receivers(1);
+    write_pattern(0, 2000, &next);
+    turns_until(2000);
+    for (int i = 0; i < 5; i++) {
+        int calls = receivers[0].calls;
+        write_pattern(0, 2000, &next);
+        turns_until(2000u * (unsigned)(i + 2));
+        cr_assert_eq(receivers[0].calls, calls + 1);
+    }
+    for (unsigned i = 1; i <= 3; i++) {
+        write_pattern(0, 10, &next);
+        turns_until(12000 + 10 * i);
+    }
+    uint64_t rearms = atomic_load(&reactor.stats.rearms);
+    for (unsigned i = 1; i <= 5; i++) {
+        write_pattern(0, 10, &next);
+        turns_until(12030 + 10 * i);
+    }
+    cr_assert_eq(atomic_load(&reactor.stats.rearms), rearms);
+    cr_assert_eq(receivers[0].terminals, 0);
+    finish();
+}
+
+/* Goal: without memory for the large pieces the small ones do. */
+Test(backend_uring, large_messages_without_memory)
+{
+    uint8_t next = 0;
+    start(&(struct pyl_reactor_options){
+        .events_max = 64, .ring_entries = 64, .buffer_count = 16, .buffer_size = 256});
+    start_receivers(1);
+    pyl_alloc_inject_failure(1, 1);
+    for (unsigned i = 1; i <= 3; i++) {
+        write_pattern(0, 2000, &next);
+        turns_until(2000 * i);
+    }
+    pyl_alloc_inject_failure(0, 0);
+    cr_assert_geq(receivers[0].calls, 3 * 2000 / 256);
+    finish();
+}
+
 /* Goal: with far fewer buffers than busy connections every byte arrives, nobody is left out, and no
  * op sees ENOBUFS. */
 Test(backend_uring, starved_receivers_all_finish)
