@@ -414,8 +414,8 @@ run_elsewhere(void *argument)
     return NULL;
 }
 
-/* A pair that stays full. On a TCP pair under load the send below completes, with 1: the kernel took
- * the byte, so the socket had room again; why TCP has room is not known. */
+/* A pair that stays full. On a TCP pair under load the send below completes, with 1: the kernel
+ * took the byte, so the socket had room again; why TCP has room is not known. */
 static void
 full_pair(struct env *env, int fds[2])
 {
