@@ -5,6 +5,7 @@ import os
 import sys
 
 import cbuild
+import downstream
 import packaging_step
 import pythons
 from runner import ROOT, Board, Step, select, stop_on_signals
@@ -91,6 +92,18 @@ def matrix_steps():
     return steps
 
 
+def downstream_steps():
+    """Only on request: they fetch sources and take a quarter of an hour."""
+    steps = [Step("downstream/setup", "sources, environment and PostgreSQL for them", downstream.set_up,
+                  is_default=False, is_support=True)]
+    for suite in downstream.SUITES:
+        # Two slots: their tests measure time, nothing else of ours shall run beside them.
+        steps.append(Step(f"downstream/{suite.name}", f"the suite of {suite.name}, against stock asyncio",
+                          lambda job, s=suite: downstream.run(job, s), needs=("downstream/setup",), slots=2,
+                          is_default=False))
+    return steps
+
+
 def plan():
     checks = [
         Step("format", "clang-format", formatting),
@@ -105,6 +118,7 @@ def plan():
              packaging_step.run),
         Step("types", "the type stubs against the modules (mypy's stubtest)", pythons.stubtest),
         Step("soak", "memory, descriptors and objects stay flat under load", pythons.soak, slots=2),
+        *downstream_steps(),
     ]
 
 
@@ -115,6 +129,8 @@ def options_of(arguments):
     parser.add_argument("--list", action="store_true", help="print the steps")
     parser.add_argument("--matrix", action="store_true", help="CPython's own asyncio tests on every version, "
                         "with and without debug mode: the steps cpython and matrix")
+    parser.add_argument("--downstream", action="store_true", help="only the suites of anyio, websockets, "
+                        "uvicorn and asyncpg, compared with stock asyncio")
     parser.add_argument("-k", dest="keyword", help="tests to run: pytest's expression, or a part of "
                         "the name of a C suite")
     parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2),
@@ -126,6 +142,7 @@ def options_of(arguments):
     while rest and not rest[0].startswith("-") and not is_path(rest[0]):
         options.words.append(rest.pop(0))
     options.words += ["cpython", "matrix"] if options.matrix else []
+    options.words += ["downstream"] if options.downstream else []
     options.pytest = rest
     if rest and not options.words:
         options.words = ["python/" + pythons.own_tag()]
