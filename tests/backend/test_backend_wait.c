@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -414,8 +415,8 @@ run_elsewhere(void *argument)
     return NULL;
 }
 
-/* A pair that stays full. On a TCP pair under load the send below completes, with 1: the kernel
- * took the byte, so the socket had room again; why TCP has room is not known. */
+/* A pair that stays full. A TCP pair finds room again under load, and the send below then completes
+ * with 1, as it should: owner_change_sends_once is about that. */
 static void
 full_pair(struct env *env, int fds[2])
 {
@@ -464,6 +465,85 @@ BACKEND_TEST(backend_thread, owner_may_change)
     cr_assert_eq(send.calls, 0, "result %d", send.last_result);
     cr_assert_eq(net_write(env, full[1], "x", 1), 1);
     env_until(env, &poll.calls, 1);
+}
+
+struct send_elsewhere {
+    struct env *env;
+    struct probe *send;
+    sem_t has_submitted;
+    sem_t may_end;
+};
+
+static void *
+submit_elsewhere(void *argument)
+{
+    struct send_elsewhere *task = argument;
+    probe_submit(task->send);
+    env_turn(task->env, 0);
+    sem_post(&task->has_submitted);
+    sem_wait(&task->may_end);
+    return NULL;
+}
+
+/* Reads until `total` bytes have come; returns how many of them were the letter. */
+static size_t
+drain_and_count(struct env *env, int fd, size_t total, char letter)
+{
+    static char block[64 * 1024];
+    size_t letters = 0;
+    for (size_t size = 0; size < total;) {
+        env_turn(env, 0);
+        ssize_t count = net_read(env, fd, block, sizeof(block));
+        cr_assert(count > 0 || count == -EAGAIN);
+        for (ssize_t i = 0; i < count; i++) {
+            letters += block[i] == letter;
+        }
+        size += count > 0 ? (size_t)count : 0;
+    }
+    return letters;
+}
+
+/* Goal: what waited to be sent when the owner changed is sent once, whether the room comes before
+ * or after, and whether the old owner's thread is still there or not. */
+BACKEND_TEST(backend_thread, owner_change_sends_once)
+{
+    static char letter[] = "x";
+    static struct iovec iov = {.iov_base = letter, .iov_len = 1};
+    static struct probe send;
+    for (int i = 0; i < 40; i++) {
+        int fds[2];
+        net_pair_small(env, fds);
+        size_t filled = net_fill(env, fds[0]);
+        probe_init(&send, env, PYL_OP_SEND, fds[0]);
+        send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+        struct send_elsewhere task = {.env = env, .send = &send};
+        sem_init(&task.has_submitted, 0, 0);
+        sem_init(&task.may_end, 0, i % 2 == 0); /* every other thread ends at once */
+        pthread_t thread;
+        pthread_create(&thread, NULL, submit_elsewhere, &task);
+        sem_wait(&task.has_submitted);
+        size_t letters = 0, early = i % 4 < 2 ? filled / 2 : 0;
+        static char block[64 * 1024];
+        for (size_t size = 0; size < early;) {
+            size_t wanted = early - size < sizeof(block) ? early - size : sizeof(block);
+            ssize_t count = net_read(env, fds[1], block, wanted);
+            cr_assert(count > 0 || count == -EAGAIN);
+            size += count > 0 ? (size_t)count : 0;
+        }
+        letters += drain_and_count(env, fds[1], filled + 1 - early, letter[0]);
+        env_until(env, &send.calls, 1);
+        env_settle(env);
+        cr_assert_eq(send.last_result, 1);
+        cr_assert_eq(send.calls, 1);
+        cr_assert_eq(letters, 1);
+        cr_assert_eq(net_read(env, fds[1], block, 1), -EAGAIN);
+        sem_post(&task.may_end);
+        pthread_join(thread, NULL);
+        probe_fini(&send);
+        net_close(env, fds[1]);
+        pyl_reactor_forget(&env->reactor, fds[0]);
+        net_close(env, fds[0]);
+    }
 }
 
 /* ---- fork ---- */
