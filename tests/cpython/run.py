@@ -12,6 +12,7 @@ anything failed.
 
 import argparse
 import collections
+import contextlib
 import fnmatch
 import json
 import os
@@ -28,7 +29,10 @@ sys.path.insert(0, HERE)
 
 
 class Skips:
-    """skips.txt: `LOOP VERSIONS ID-PATTERN  # reason`, e.g. `pyloop >=3.12 events.Events.test_x  # why`."""
+    """skips.txt: `LOOP VERSIONS ID-PATTERN  # reason`, e.g. `pyloop >=3.12 events.Events.test_x  # why`.
+
+    A version may name a patch release, where the test came with one: `>=3.13.5`.
+    """
 
     def __init__(self, path, loop):
         self.rows = []
@@ -48,10 +52,10 @@ class Skips:
     def _applies(versions):
         if versions == "*":
             return True
-        here = sys.version_info[:2]
         for part in versions.split(","):
             operator = part.rstrip("0123456789.")
             wanted = tuple(int(n) for n in part[len(operator):].split("."))
+            here = sys.version_info[:len(wanted)]
             if not {"": here == wanted, ">=": here >= wanted, "<": here < wanted}[operator]:
                 return False
         return True
@@ -100,6 +104,7 @@ class Job:
         self.pid = os.fork()
         if self.pid == 0:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(self.pipe)
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
@@ -122,9 +127,15 @@ class Job:
         except ProcessLookupError:
             os.kill(self.pid, signal.SIGKILL)
 
+    def end_rest(self):
+        """Kills what the test left running: test_kill_issue43884 leaves a child of its child, for one."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def finish(self, timed_out):
         os.close(self.pipe)
         _, status = os.waitpid(self.pid, 0)
+        self.end_rest()
         self.log.seek(0)
         tail = self.log.read()[-3000:].decode(errors="replace")
         self.log.close()
@@ -142,6 +153,16 @@ def run_all(tests, jobs, timeout, report):
     """Fork the tests, `jobs` at a time; calls report(test_id, outcome, detail, seconds)."""
     waiting = list(tests.items())[::-1]
     running = {}
+    try:
+        run_waiting(waiting, running, jobs, timeout, report)
+    finally:
+        # Each test has a process group of its own, which whoever ends us does not know.
+        for job in running.values():
+            job.kill()
+
+
+def run_waiting(waiting, running, jobs, timeout, report):
+    """The body of run_all(); `running` tells it what to end when this is left early."""
     while waiting or running:
         while waiting and len(running) < jobs:
             job = Job(*waiting.pop(), timeout)
@@ -220,6 +241,7 @@ def main():
         os.environ["PYLOOP_BACKEND"] = arguments.backend
     if arguments.debug:
         os.environ["PYTHONASYNCIODEBUG"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that tests end with us
     import inject
     new_loop = inject.install(arguments.loop)
     import suites
