@@ -54,19 +54,22 @@ def python_steps():
     for version in reversed(others):  # the free-threaded one takes longest
         steps.append(Step(f"setup/{pythons.tag_of(version)}", f"pyloop for CPython {version}",
                           lambda job, v=version: pythons.set_up(job, v), is_support=True))
-    for kind, run, about in (
-        ("python", pythons.python_tests, "tests/python"),
-        ("cpython", pythons.conformance, "CPython's own asyncio tests"),
+    tags = {tag: () if tag == pythons.own_tag() else (f"setup/{tag}",)
+            for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]}
+    ends = {pythons.own_tag(), pythons.tag_of(pythons.FREE_THREADED)}
+    for kind, run, about, defaults in (
+        ("python", pythons.python_tests, "tests/python", set(tags)),
+        ("cpython", pythons.conformance, "CPython's own asyncio tests", {*ends, "cp313"}),
     ):
-        for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]:
-            needs = () if tag == pythons.own_tag() else (f"setup/{tag}",)
+        for tag, needs in tags.items():
             for backend in pythons.BACKENDS:
                 steps.append(Step(f"{kind}/{tag}/{backend}", f"{about} on {tag}, {backend}",
-                                  lambda job, r=run, t=tag, b=backend: r(job, t, b), needs=needs))
-    for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]:
-        needs = () if tag == pythons.own_tag() else (f"setup/{tag}",)
-        steps.append(Step(f"cpython-types/{tag}", f"CPython's tests of tasks and streams on our types, {tag}",
-                          lambda job, t=tag: pythons.native_types(job, t), needs=needs))
+                                  lambda job, r=run, t=tag, b=backend: r(job, t, b), needs=needs,
+                                  is_default=tag in defaults))
+    for tag, needs in tags.items():
+        steps.append(Step(f"cpython-types/{tag}", f"CPython's tests of tasks, streams and locks on our types, {tag}",
+                          lambda job, t=tag: pythons.native_types(job, t), needs=needs,
+                          is_default=tag in ends))
     return steps
 
 
@@ -128,7 +131,7 @@ def options_of(arguments):
         epilog="Other arguments go to pytest; a path replaces tests/python.")
     parser.add_argument("--list", action="store_true", help="print the steps")
     parser.add_argument("--matrix", action="store_true", help="CPython's own asyncio tests on every version, "
-                        "with and without debug mode: the steps cpython and matrix")
+                        "with and without debug mode: the steps cpython, cpython-types, matrix")
     parser.add_argument("--downstream", action="store_true", help="only the suites of anyio, websockets, "
                         "uvicorn and asyncpg, compared with stock asyncio")
     parser.add_argument("-k", dest="keyword", help="tests to run: pytest's expression, or a part of "
@@ -141,7 +144,7 @@ def options_of(arguments):
     options.words = []
     while rest and not rest[0].startswith("-") and not is_path(rest[0]):
         options.words.append(rest.pop(0))
-    options.words += ["cpython", "matrix"] if options.matrix else []
+    options.words += ["cpython", "cpython-types", "matrix"] if options.matrix else []
     options.words += ["downstream"] if options.downstream else []
     options.pytest = rest
     if rest and not options.words:
