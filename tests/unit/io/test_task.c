@@ -183,7 +183,7 @@ Test(task, receive_and_send)
         char answer[16];
         int size = snprintf(text, sizeof(text), "message %d", i);
         cr_assert_eq(write(fds[1], text, (size_t)size), size);
-        cr_assert_eq(read_all(fds[1], answer, (size_t)size), size);
+        cr_assert_eq(read_all(fds[1], answer, (size_t)size), (size_t)size);
         cr_assert_eq(memcmp(text, answer, (size_t)size), 0);
     }
     close(fds[1]);
