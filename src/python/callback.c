@@ -106,7 +106,7 @@ pyl_loop_raise(struct pyl_loop *loop)
         PyErr_SetRaisedException(exception);
         PyErr_WriteUnraisable((PyObject *)loop);
     }
-    pyl_worker_interrupt(&loop->worker);
+    pyl_worker_interrupt(loop->worker);
 }
 
 static bool

@@ -163,7 +163,7 @@ pyl_handle_post(struct pyl_handle *handle)
 {
     PYL_DCHECK(!handle->is_queued);
     handle->is_queued = true;
-    pyl_worker_post(&handle->loop->worker, &handle->job);
+    pyl_worker_post(handle->loop->worker, &handle->job);
 }
 
 void
@@ -213,7 +213,7 @@ timer_handle_deadline(struct pyl_timer_handle *timer_handle, int64_t *ret_deadli
         delay = 1e-3;
     }
     int64_t delay_ns = deadline_of_seconds(delay);
-    int64_t now_ns = pyl_reactor_now_ns(&loop->worker.reactor);
+    int64_t now_ns = pyl_reactor_now_ns(&loop->worker->reactor);
     *ret_deadline_ns = delay_ns > INT64_MAX - now_ns ? INT64_MAX : now_ns + delay_ns;
     return 0;
 }
@@ -225,7 +225,7 @@ timer_handle_deadline(struct pyl_timer_handle *timer_handle, int64_t *ret_deadli
 static int
 timer_handle_push(struct pyl_timer_handle *timer_handle, int64_t deadline_ns)
 {
-    struct pyl_heap *timers = &timer_handle->handle.loop->worker.timers;
+    struct pyl_heap *timers = &timer_handle->handle.loop->worker->timers;
     int error = pyl_heap_push(timers, &timer_handle->timer.node, deadline_ns);
     timer_handle->timer.is_armed = error == 0;
     return error;
@@ -298,7 +298,7 @@ pyl_timer_handle_start(struct pyl_timer_handle *timer_handle)
         error = timer_handle_push(timer_handle, deadline_ns);
     } else if (error == 0) {
         handle->is_queued = true;
-        pyl_worker_post_remote(&loop->worker, &handle->job);
+        pyl_worker_post_remote(loop->worker, &handle->job);
     }
     pyl_gil_lock_release(&loop->remote_lock);
     if (error == 0) {
@@ -315,7 +315,7 @@ pyl_timer_handle_start(struct pyl_timer_handle *timer_handle)
 int
 pyl_timer_handles_check_clock(struct pyl_loop *loop)
 {
-    struct pyl_heap *timers = &loop->worker.timers;
+    struct pyl_heap *timers = &loop->worker->timers;
     double now = pyl_loop_now(loop);
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
@@ -327,8 +327,8 @@ pyl_timer_handles_check_clock(struct pyl_loop *loop)
         }
         struct pyl_timer_handle *timer_handle = timer_handle_of_job(&timer->job);
         if (timer_handle->when <= now) {
-            pyl_timer_stop(&loop->worker, timer);
-            if (pyl_timer_start(&loop->worker, timer, 0) < 0) {
+            pyl_timer_stop(loop->worker, timer);
+            if (pyl_timer_start(loop->worker, timer, 0) < 0) {
                 PyErr_NoMemory();
                 return -1;
             }
@@ -396,7 +396,7 @@ timer_handle_disarm(struct pyl_timer_handle *timer_handle)
     /* In another thread's heap it stays, and fires into nothing. */
     bool is_disarmed = pyl_loop_owns_queues(loop) && timer_handle->timer.is_armed;
     if (is_disarmed) {
-        pyl_timer_stop(&loop->worker, &timer_handle->timer);
+        pyl_timer_stop(loop->worker, &timer_handle->timer);
     }
     pyl_gil_lock_release(&loop->remote_lock);
     if (is_disarmed) {

@@ -147,7 +147,7 @@ queue_resume(struct pyl_http_connection *connection)
     if (!connection->is_resume_queued && !connection->is_processing) {
         connection->is_resume_queued = true;
         Py_INCREF(connection);
-        pyl_worker_post(&connection->server->loop->worker, &connection->resume_job);
+        pyl_worker_post(connection->server->loop->worker, &connection->resume_job);
     }
 }
 
@@ -583,7 +583,7 @@ int
 pyl_http_connection_open(struct pyl_http_listener *listener, int fd)
 {
     struct pyl_http_server *server = listener->server;
-    struct pyl_worker *worker = &server->loop->worker;
+    struct pyl_worker *worker = server->loop->worker;
     struct pyl_http_connection *connection =
         PyObject_GC_New(struct pyl_http_connection, server->state->http_connection_type);
     if (connection == NULL) {

@@ -116,7 +116,7 @@ pyl_http_listen(struct pyl_http_server *server, PyObject *sock)
     }
     PyErr_Clear(); /* without it the key is set for each request */
     listener->is_open = true;
-    pyl_listener_init(&listener->listener, &server->loop->worker, fd, &listener_ops);
+    pyl_listener_init(&listener->listener, server->loop->worker, fd, &listener_ops);
     pyl_listener_start(&listener->listener);
     Py_DECREF(listener);
     return 0;

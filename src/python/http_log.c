@@ -59,7 +59,7 @@ queue_log(struct pyl_http_server *server, uint8_t *end)
     } else if (!server->is_log_queued) {
         server->is_log_queued = true;
         Py_INCREF(server);
-        pyl_worker_defer(&server->loop->worker, &server->log_job);
+        pyl_worker_defer(server->loop->worker, &server->log_job);
     }
 }
 

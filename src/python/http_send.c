@@ -390,7 +390,7 @@ pyl_http_send_queue_flush(struct pyl_http_request *request)
     if (!request->is_flush_queued) {
         request->is_flush_queued = true;
         Py_INCREF(request);
-        pyl_worker_defer(&request->server->loop->worker, &request->flush_job);
+        pyl_worker_defer(request->server->loop->worker, &request->flush_job);
     }
 }
 

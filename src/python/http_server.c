@@ -25,7 +25,7 @@ has_waiting(const struct pyl_http_server *server)
 static void
 arm_tick(struct pyl_http_server *server)
 {
-    struct pyl_worker *worker = &server->loop->worker;
+    struct pyl_worker *worker = server->loop->worker;
     if (!server->is_tick_armed && !server->loop->is_closed) {
         if (pyl_timer_start(worker, &server->tick, worker->now_ns + TICK_NS) == 0) {
             server->is_tick_armed = true;
@@ -44,7 +44,7 @@ pyl_http_server_wait(struct pyl_http_server *server, struct pyl_http_connection 
     if (kind == PYL_HTTP_TIMEOUT_NONE) {
         return;
     }
-    connection->since_ns = server->loop->worker.now_ns;
+    connection->since_ns = server->loop->worker->now_ns;
     pyl_list_append(&server->waiting[kind], &connection->timeout_link);
     if (PYL_UNLIKELY(!server->is_tick_armed)) {
         arm_tick(server);
@@ -56,7 +56,7 @@ expire_due(struct pyl_http_server *server, int kind)
 {
     struct pyl_list due;
     struct pyl_list *list = &server->waiting[kind];
-    int64_t since_max = server->loop->worker.now_ns - server->options.timeout_ns[kind];
+    int64_t since_max = server->loop->worker->now_ns - server->options.timeout_ns[kind];
     pyl_list_init(&due);
     /* First collected: an expired connection may come into the same list again. */
     while (!pyl_list_is_empty(list)) {
@@ -143,7 +143,7 @@ const uint8_t *
 pyl_http_server_defaults(struct pyl_http_server *server, bool has_date, bool has_server,
                          size_t *ret_size)
 {
-    int64_t now_ns = server->loop->worker.now_ns;
+    int64_t now_ns = server->loop->worker->now_ns;
     if (now_ns >= server->date_until_ns) {
         refresh_defaults(server, now_ns);
     }

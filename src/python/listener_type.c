@@ -124,7 +124,7 @@ start(struct pyl_server_socket *self)
     }
     self->is_open = true;
     (void)pyl_socket_set_nodelay(self->fd); /* accepted TCP connections inherit it */
-    pyl_listener_init(&self->listener, &self->loop->worker, self->fd, &listener_ops);
+    pyl_listener_init(&self->listener, self->loop->worker, self->fd, &listener_ops);
     pyl_listener_start(&self->listener);
     return 0;
 }

@@ -21,8 +21,9 @@ struct pyl_watch_entry;
 /* `_core.LoopCore`; pyloop.Loop is the Python class over it and asyncio.BaseEventLoop. */
 struct pyl_loop {
     PyObject_HEAD
-    struct pyl_state *state; /* never NULL; kept alive by the type */
-    struct pyl_worker worker;
+    struct pyl_state *state;   /* never NULL; kept alive by the type */
+    struct pyl_worker *worker; /* own_worker; constant, valid while the loop is open */
+    struct pyl_worker own_worker;
     struct pyl_list siblings; /* state->loops, while the worker is open */
     bool is_worker_open;      /* pyl_worker_init() done, pyl_worker_fini() not */
     atomic_bool is_closed;    /* written under remote_lock, read by any thread relaxed */
@@ -63,12 +64,6 @@ struct pyl_loop {
     pthread_cond_t running_done;
     PyObject *running_handle; /* guarded by running_lock; borrowed */
 };
-
-static inline struct pyl_loop *
-pyl_loop_of_worker(struct pyl_worker *worker)
-{
-    return PYL_CONTAINER_OF(worker, struct pyl_loop, worker);
-}
 
 /* True while a callback may be queued without calling loop.call_soon() by name: nothing is
  * overridden and that call would neither raise nor note anything for debugging. */

@@ -119,11 +119,11 @@ post_any_thread(struct pyl_loop *loop, struct pyl_handle *handle)
     bool is_open = pyl_loop_is_open(loop);
     if (is_open && !pyl_loop_owns_queues(loop)) {
         handle->is_queued = true;
-        pyl_worker_post_remote(&loop->worker, &handle->job);
+        pyl_worker_post_remote(loop->worker, &handle->job);
     } else if (is_open) {
         pyl_handle_post(handle);
         if (is_foreign && thread_id != 0) {
-            pyl_worker_wake(&loop->worker);
+            pyl_worker_wake(loop->worker);
         }
     }
     pyl_gil_lock_release(&loop->remote_lock);
@@ -204,7 +204,7 @@ pyl_loop_py_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize
 static int64_t
 loop_now_ns(struct pyl_loop *loop)
 {
-    return PYL_LIKELY(pyl_loop_is_open(loop)) ? pyl_reactor_now_ns(&loop->worker.reactor)
+    return PYL_LIKELY(pyl_loop_is_open(loop)) ? pyl_reactor_now_ns(&loop->worker->reactor)
                                               : pyl_clock_now_ns();
 }
 

@@ -218,7 +218,7 @@ complete_future(struct pyl_loop *loop, PyObject *future, int32_t result)
 static void
 watch_stop(struct watch *watch)
 {
-    struct pyl_reactor *reactor = &watch->loop->worker.reactor;
+    struct pyl_reactor *reactor = &watch->loop->worker->reactor;
     pyl_reactor_cancel(reactor, &watch->op);
     PyObject *target = watch_detach(watch);
     if (entry_of(watch->loop, watch->op.fd)->active_count == 0) {
@@ -259,7 +259,7 @@ watch_complete(struct pyl_op *op, const struct pyl_event *event)
     if (watch->target != NULL && watch->side != SIDE_ONCE && event->result >= 0) {
         /* A multishot op that ended by itself: go on. */
         pyl_handle_post_again((struct pyl_handle *)watch->target);
-        pyl_reactor_submit(&watch->loop->worker.reactor, op);
+        pyl_reactor_submit(&watch->loop->worker->reactor, op);
         return;
     }
     struct pyl_loop *loop = watch->loop;
@@ -297,7 +297,7 @@ watch_start(struct pyl_loop *loop, int fd, int side, uint32_t events, PyObject *
     }
     entry->active_count++;
     pyl_list_append(&loop->watches, &watch->link);
-    pyl_reactor_submit(&loop->worker.reactor, &watch->op);
+    pyl_reactor_submit(&loop->worker->reactor, &watch->op);
     return watch;
 }
 

@@ -12,7 +12,7 @@
 PyObject *pyl_loop_abandon_all(PyObject *module, PyObject *unused);
 
 /* loop_run.c */
-extern const struct pyl_worker_hooks pyl_loop_hooks;
+struct pyl_worker_hooks pyl_loop_hooks(struct pyl_loop *loop);
 PyObject *pyl_loop_run(PyObject *self, PyObject *unused);
 
 /* loop_call.c: rows for the method table; see each definition. */

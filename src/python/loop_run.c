@@ -12,13 +12,14 @@ enum { GIL_SHARE_NS = 5 * 1000 * 1000 }; /* sys.getswitchinterval()'s default */
 static void
 before_wait(struct pyl_worker *worker, void *user)
 {
-    pyl_loop_of_worker(worker)->parked_tstate = PyEval_SaveThread();
+    struct pyl_loop *loop = user;
+    loop->parked_tstate = PyEval_SaveThread();
 }
 
 static void
 after_wait(struct pyl_worker *worker, void *user)
 {
-    struct pyl_loop *loop = pyl_loop_of_worker(worker);
+    struct pyl_loop *loop = user;
     PyEval_RestoreThread(loop->parked_tstate);
     loop->parked_tstate = NULL;
     loop->did_park = true;
@@ -27,17 +28,19 @@ after_wait(struct pyl_worker *worker, void *user)
     }
 }
 
-const struct pyl_worker_hooks pyl_loop_hooks = {
-    .before_wait = before_wait,
-    .after_wait = after_wait,
-};
+struct pyl_worker_hooks
+pyl_loop_hooks(struct pyl_loop *loop)
+{
+    return (struct pyl_worker_hooks){
+        .before_wait = before_wait, .after_wait = after_wait, .user = loop};
+}
 
 /* After a turn that kept the GIL all the time. 0, or -1 with an exception. */
 static int
 share_gil(struct pyl_loop *loop, int64_t *shared_ns)
 {
-    if (loop->worker.now_ns - *shared_ns >= GIL_SHARE_NS) {
-        *shared_ns = loop->worker.now_ns;
+    if (loop->worker->now_ns - *shared_ns >= GIL_SHARE_NS) {
+        *shared_ns = loop->worker->now_ns;
         PyThreadState *tstate = PyEval_SaveThread();
         PyEval_RestoreThread(tstate);
     }
@@ -53,7 +56,7 @@ run_turns(struct pyl_loop *loop)
         if (PYL_UNLIKELY(loop->has_own_clock) && pyl_timer_handles_check_clock(loop) < 0) {
             return -1;
         }
-        int error = pyl_worker_turn(&loop->worker, !loop->is_stopping);
+        int error = pyl_worker_turn(loop->worker, !loop->is_stopping);
         if (PYL_UNLIKELY(loop->raised != NULL)) {
             PyErr_SetRaisedException(loop->raised);
             loop->raised = NULL;
@@ -67,7 +70,7 @@ run_turns(struct pyl_loop *loop)
             return -1;
         }
         if (loop->did_park) {
-            shared_ns = loop->worker.now_ns;
+            shared_ns = loop->worker->now_ns;
         } else if (share_gil(loop, &shared_ns) < 0) {
             return -1;
         }

@@ -50,6 +50,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     loop->state = pyl_state_of_type(type);
+    loop->worker = &loop->own_worker;
     loop->slow_callback_duration = 0.1;
     loop->has_native_tasks = true;
     loop->has_blocking_cancel = loop->state->asyncio_threadsafe_handle != NULL;
@@ -134,7 +135,8 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
     loop->has_native_tasks = has_native_tasks;
     char cause[PYL_REACTOR_CAUSE_SIZE] = "";
     struct pyl_reactor_options options = {.backend = backend};
-    int error = pyl_worker_init(&loop->worker, &options, &pyl_loop_hooks, cause, sizeof(cause));
+    struct pyl_worker_hooks hooks = pyl_loop_hooks(loop);
+    int error = pyl_worker_init(loop->worker, &options, &hooks, cause, sizeof(cause));
     if (error < 0) {
         raise_backend_error(backend, error, cause);
         return -1;
@@ -157,14 +159,14 @@ drop_queue(struct pyl_loop *loop, struct pyl_job_queue *queue)
 static void
 drop_timers(struct pyl_loop *loop)
 {
-    struct pyl_heap *timers = &loop->worker.timers;
+    struct pyl_heap *timers = &loop->worker->timers;
     for (uint32_t i = 0; i < timers->count;) {
         struct pyl_timer *timer = PYL_CONTAINER_OF(timers->entries[i].node, struct pyl_timer, node);
         if (pyl_state_job_owner(loop->state, &timer->job) == NULL) {
             i++;
             continue;
         }
-        pyl_timer_stop(&loop->worker, timer);
+        pyl_timer_stop(loop->worker, timer);
         pyl_state_drop_job(loop->state, &timer->job);
         i = 0; /* the heap has moved, and the release may have run any code */
     }
@@ -174,14 +176,14 @@ drop_timers(struct pyl_loop *loop)
 static void
 drop_jobs(struct pyl_loop *loop)
 {
-    struct pyl_inbox_node *node = pyl_inbox_take(&loop->worker.inbox);
+    struct pyl_inbox_node *node = pyl_inbox_take(&loop->worker->inbox);
     while (node != NULL) {
         struct pyl_inbox_node *next = node->next;
         pyl_state_drop_job(loop->state, PYL_CONTAINER_OF(node, struct pyl_job, link));
         node = next;
     }
-    drop_queue(loop, &loop->worker.ready);
-    drop_queue(loop, &loop->worker.deferred);
+    drop_queue(loop, &loop->worker->ready);
+    drop_queue(loop, &loop->worker->deferred);
     drop_timers(loop);
 }
 
@@ -217,7 +219,7 @@ loop_shut(struct pyl_loop *loop)
     drop_jobs(loop);
     loop->is_worker_open = false;
     loop_unlink(loop);
-    pyl_worker_fini(&loop->worker);
+    pyl_worker_fini(loop->worker);
     pyl_loop_fd_free(loop);
     pyl_fd_table_release(loop);
     pyl_bytes_pool_clear(&loop->bytes_pool);
@@ -256,7 +258,7 @@ visit_jobs(struct pyl_loop *loop, struct pyl_inbox_node *node, visitproc visit, 
 static int
 visit_queues(struct pyl_loop *loop, visitproc visit, void *arg)
 {
-    struct pyl_worker *worker = &loop->worker;
+    struct pyl_worker *worker = loop->worker;
     struct pyl_inbox_node *const heads[] = {
         atomic_load_explicit(&worker->inbox.top, memory_order_acquire),
         worker->ready.head,
@@ -324,7 +326,7 @@ loop_dealloc(PyObject *self)
 static void
 loop_abandon(struct pyl_loop *loop)
 {
-    struct pyl_worker *worker = &loop->worker;
+    struct pyl_worker *worker = loop->worker;
     struct pyl_job_queue ready = worker->ready;
     struct pyl_job_queue deferred = worker->deferred;
     struct pyl_inbox_node *top = atomic_load(&worker->inbox.top);
@@ -367,7 +369,7 @@ get_backend(PyObject *self, void *unused)
     if (!pyl_loop_is_open(loop)) {
         Py_RETURN_NONE;
     }
-    return PyUnicode_FromString(loop->worker.reactor.ops->name);
+    return PyUnicode_FromString(loop->worker->reactor.ops->name);
 }
 
 static PyObject *
@@ -540,7 +542,7 @@ loop_write_to_self(PyObject *self, PyObject *unused)
     struct pyl_loop *loop = loop_of(self);
     pyl_gil_lock_acquire(&loop->remote_lock);
     if (loop->is_worker_open && !loop->is_forked_child) {
-        pyl_worker_wake(&loop->worker);
+        pyl_worker_wake(loop->worker);
     }
     pyl_gil_lock_release(&loop->remote_lock);
     Py_RETURN_NONE;

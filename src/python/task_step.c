@@ -38,9 +38,9 @@ post(struct pyl_task *task, struct pyl_loop *loop)
     task->future.is_queued = true;
     Py_INCREF(task);
     if (PYL_FREE_THREADED && pyl_loop_is_foreign_thread(loop)) {
-        pyl_worker_post_remote(&loop->worker, &task->job);
+        pyl_worker_post_remote(loop->worker, &task->job);
     } else {
-        pyl_worker_post(&loop->worker, &task->job);
+        pyl_worker_post(loop->worker, &task->job);
     }
 }
 

@@ -125,7 +125,7 @@ schedule_start(struct pyl_transport *transport, PyObject *waiter)
     }
     Py_DECREF(handle);
     transport->is_start_queued = true;
-    pyl_worker_post(&transport->loop->worker, &transport->start_job);
+    pyl_worker_post(transport->loop->worker, &transport->start_job);
     Py_INCREF(transport);
     if (waiter == NULL) {
         return 0;
@@ -144,7 +144,7 @@ attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
     if (pyl_fd_table_add(&loop->fds, transport->fd, (PyObject *)transport) < 0) {
         return -1;
     }
-    pyl_stream_init(&transport->stream, &loop->worker, transport->fd, transport->sock == NULL,
+    pyl_stream_init(&transport->stream, loop->worker, transport->fd, transport->sock == NULL,
                     &pyl_transport_stream_ops);
     pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
     transport->is_lost = false;
