@@ -1,5 +1,6 @@
 """pyloop: an asyncio event loop and ASGI server on a C runtime."""
 
+import os as _os
 import sys as _sys
 
 from . import _tasks as _tasks
@@ -12,6 +13,11 @@ __all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run",
 _STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
             "start_server", "start_unix_server")
 __all__ += _STREAMS
+
+if _os.environ.get("PYLOOP_AUDIT", "0") not in ("", "0"):
+    from . import _audit
+
+    _audit.start()
 
 _HAS_POLICIES = _sys.version_info < (3, 16)
 if _HAS_POLICIES:

@@ -1,0 +1,159 @@
+"""PYLOOP_AUDIT=1 names what two strands touch, with both stacks, and is silent about sound programs."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+needs_monitoring = pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is of CPython 3.12")
+
+PROLOGUE = """
+import asyncio, threading, pyloop
+from pyloop import _audit
+
+def in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+"""
+
+
+def run(program, backend):
+    """The error output of a program under the audit."""
+    env = {**os.environ, "PYLOOP_AUDIT": "1", "PYLOOP_BACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", PROLOGUE + textwrap.dedent(program)], env=env,
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@needs_monitoring
+def test_future_completed_from_another_thread(backend):
+    found = run("""
+        async def main():
+            future = asyncio.get_running_loop().create_future()
+            future.add_done_callback(print)
+            def complete_it():
+                future.set_result(1)
+            in_thread(complete_it)
+        pyloop.run(main())
+        assert len(_audit.start().reports) == 1
+        """, backend)
+    assert "Future.set_result() on <Future" in found
+    first, _, now = found.partition("now used by")
+    assert "add_done_callback" not in now
+    assert ", in main" in first
+    assert ", in complete_it" in now
+
+
+@needs_monitoring
+def test_lock_of_two_loops(backend):
+    """Uncontended, asyncio's own check of the loop does not see it."""
+    found = run("""
+        lock = asyncio.Lock()
+        async def use_the_lock():
+            async with lock:
+                pass
+        pyloop.run(use_the_lock())
+        in_thread(lambda: pyloop.run(use_the_lock()))
+        """, backend)
+    assert found.count("by another strand than its own") == 1, found
+    assert "Lock.acquire()" in found
+
+
+@needs_monitoring
+def test_transport_written_from_another_thread(backend):
+    found = run("""
+        async def main():
+            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"here")
+            in_thread(lambda: writer.transport.write(b"there"))
+            writer.close()
+            server.close()
+        pyloop.run(main())
+        """, backend)
+    assert "StreamTransport.write() on" in found
+
+
+@needs_monitoring
+def test_strands_of_one_loop(backend):
+    """What a strand creates belongs to it."""
+    found = run("""
+        shared, own = None, None
+        async def child(event):
+            event.set()
+        async def strand(name):
+            _audit.strand_variable.set(_audit.Strand(name))
+            event = asyncio.Event()
+            await asyncio.create_task(child(event))
+            assert event.is_set()
+            shared.put_nowait(name)
+        async def main():
+            global shared
+            shared = asyncio.Queue()
+            await asyncio.gather(strand("one"), strand("two"))
+        pyloop.run(main())
+        """, backend)
+    assert found.count("by another strand") == 1, found
+    assert "Queue.put_nowait()" in found
+    assert "<Strand one>" in found
+    assert "<Strand two>" in found
+
+
+@needs_monitoring
+def test_sound_program_is_left_alone(backend):
+    found = run("""
+        import concurrent.futures
+        queue = asyncio.Queue()
+        queue.put_nowait(0)  # made and used before the loop runs
+        shared = pyloop.sync.Lock()
+
+        async def echo(reader, writer):
+            writer.write(await reader.read(100))
+            await writer.drain()
+            writer.close()
+
+        async def use_shared():
+            async with shared:
+                await asyncio.sleep(0)
+
+        async def main():
+            await queue.get()
+            loop = asyncio.get_running_loop()
+            await asyncio.to_thread(int)
+            await loop.run_in_executor(None, int)
+            future = loop.create_future()
+            in_thread(lambda: loop.call_soon_threadsafe(future.set_result, 1))
+            await future
+            done = await asyncio.to_thread(
+                lambda: asyncio.run_coroutine_threadsafe(asyncio.sleep(0, 7), loop).result())
+            assert done == 7
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"x")
+            assert await reader.read() == b"x"
+            writer.close()
+            server.close()
+            async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+                group.create_task(use_shared())
+                thread = threading.Thread(target=lambda: pyloop.run(use_shared()))
+                thread.start()
+                await asyncio.to_thread(thread.join)
+        for _ in range(2):
+            queue.put_nowait(0)
+            pyloop.run(main())
+            queue = asyncio.Queue()
+        """, backend)
+    assert found == ""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="works from CPython 3.12")
+def test_older_versions_say_that_they_cannot():
+    done = subprocess.run([sys.executable, "-c", "import pyloop"], env={**os.environ, "PYLOOP_AUDIT": "1"},
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "RuntimeError: PYLOOP_AUDIT needs CPython 3.12 or later (sys.monitoring)")
