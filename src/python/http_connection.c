@@ -341,9 +341,6 @@ settle(struct pyl_http_connection *connection)
         }
     }
     pyl_http_connection_update_reading(connection);
-    if (connection->phase != PYL_HTTP_CLOSING) {
-        pyl_stream_flush(&connection->stream);
-    }
 }
 
 static void

@@ -151,9 +151,7 @@ settle_response(struct pyl_http_request *request, bool has_failed)
                 request->server, is_started ? "ASGI callable returned without completing response."
                                             : "ASGI callable returned without starting response.");
         }
-        struct pyl_http_connection *connection = request->connection;
         pyl_http_send_error(request, 500, "Internal Server Error");
-        pyl_stream_flush(&connection->stream);
     }
 }
 

@@ -400,9 +400,7 @@ pyl_http_send_run_flush(struct pyl_job *job)
     struct pyl_http_request *request = PYL_CONTAINER_OF(job, struct pyl_http_request, flush_job);
     request->is_flush_queued = false;
     if (request->progress == PYL_HTTP_RESPONSE_HELD && request->connection != NULL) {
-        struct pyl_http_connection *connection = request->connection;
-        pyl_http_write_block(connection, finish_head(request, -1));
-        pyl_stream_flush(&connection->stream);
+        pyl_http_write_block(request->connection, finish_head(request, -1));
     }
     Py_DECREF(request);
 }
