@@ -24,7 +24,7 @@ _BORROWED = {
     ),
     unix_events._UnixSelectorEventLoop: (
         "_process_self_data", "remove_signal_handler", "_check_signal",
-        "_make_read_pipe_transport", "_make_write_pipe_transport",
+        "_make_write_pipe_transport",
     ),
 }
 
@@ -42,6 +42,12 @@ class _SelectorView:
             raise KeyError(f"{fileobj!r} is not registered")
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         return selectors.SelectorKey(fileobj, fd, events, None)
+
+
+class _ReadPipeTransport(unix_events._UnixReadPipeTransport):
+    """asyncio's, with reads of what a pipe holds: malloc() maps and unmaps the 256 KiB of each of asyncio's reads."""
+
+    max_size = 64 * 1024
 
 
 class _SubprocessTransport(unix_events._UnixSubprocessTransport):
@@ -146,7 +152,10 @@ class UnixMixin:
             _wakeup_fds.discard(self._csock.fileno())
             self._close_self_pipe()
 
-    # Datagrams.
+    # Pipes and datagrams.
+
+    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return _ReadPipeTransport(self, pipe, protocol, waiter, extra)
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)

@@ -200,3 +200,20 @@ def test_options_and_given_socket(run):
         assert mine.fileno() == -1
 
     run(main())
+
+
+def test_largest_datagrams_arrive_whole(run, tmp_path):
+    async def main():
+        a, a_protocol = await endpoint(LOCAL)
+        b, b_protocol = await endpoint(remote_addr=a.get_extra_info("sockname"))
+        b.sendto(b"x" * 65_507)
+        assert len((await next_of(a_protocol.got))[0]) == 65_507
+        await end((a, a_protocol), (b, b_protocol))
+        path = str(tmp_path / "socket")
+        a, a_protocol = await endpoint(path, family=socket.AF_UNIX)
+        b, b_protocol = await endpoint(remote_addr=path, family=socket.AF_UNIX)
+        b.sendto(b"x" * 150_000)
+        assert len((await next_of(a_protocol.got))[0]) == 150_000
+        await end((a, a_protocol), (b, b_protocol))
+
+    run(main())
