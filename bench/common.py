@@ -7,6 +7,7 @@ What is counted and how is in counters.py; tables are report.py's.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,8 @@ RETRIES_PER_RUN = 10  # disturbed samples measured again, over one whole run
 
 LOOPS = ("asyncio", "uvloop", "pyloop-io_uring", "pyloop-epoll")
 """Event loops by name; `new_loop` makes them."""
+PEERS = ("uvloop-aiofastnet", "rloop", "rsloop", "zuvloop")
+"""Others, measured in some cases only, where pip has them for the interpreter."""
 
 
 class BenchError(Exception):
@@ -72,7 +75,14 @@ def new_loop(name: str):
         import pyloop
 
         return pyloop.Loop(backend=name.removeprefix("pyloop-"))
-    raise BenchError(f"unknown loop {name!r}: one of {', '.join(LOOPS)}")
+    if name == "uvloop-aiofastnet":
+        import aiofastnet
+        import uvloop
+
+        return aiofastnet.patch_loop(uvloop.new_event_loop())
+    if name in PEERS:
+        return importlib.import_module(name).new_event_loop()
+    raise BenchError(f"unknown loop {name!r}: one of {', '.join((*LOOPS, *PEERS))}")
 
 
 def run_python(arguments: list[str], python: str, timeout: float = 60.0) -> str:
@@ -99,11 +109,28 @@ def loop_problem(name: str, python: str) -> str | None:
 # --- C programs ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Program:
+    sources: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+
+
+PROGRAMS = {
+    "load": Program(("load.c", "load_open.c", "load_tls_none.c")),
+    "load_tls": Program(("load.c", "load_open.c", "load_tls.c"), ("-lssl", "-lcrypto")),
+    "echo_epoll": Program(("echo_epoll.c",)),
+    "echo_uring": Program(("echo_uring.c",), ("-luring",)),
+    "first_answer": Program(("first_answer.c",)),
+}
+"""The load generator with TLS is a program of its own: without OpenSSL's headers the rest works."""
+
+
 def build_c(name: str) -> Path:
-    """Compiles bench/c/<name>.c when it or a header is newer than the program."""
-    source = C_SOURCES / f"{name}.c"
+    """Compiles one of PROGRAMS when a source or a header is newer than the program."""
+    program = PROGRAMS[name]
+    sources = [C_SOURCES / source for source in program.sources]
     binary = C_BINARIES / name
-    newest = max(p.stat().st_mtime for p in [source, *C_SOURCES.glob("*.h")])
+    newest = max(p.stat().st_mtime for p in [*sources, *C_SOURCES.glob("*.h")])
     if binary.exists() and binary.stat().st_mtime > newest:
         return binary
     C_BINARIES.mkdir(parents=True, exist_ok=True)
@@ -112,12 +139,10 @@ def build_c(name: str) -> Path:
         raise BenchError("no C compiler: install gcc or set CC")
     partial = binary.with_suffix(f".{os.getpid()}")
     command = [*compiler.split(), "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"]
-    command += [str(source), "-o", str(partial)]
-    if name == "echo_uring":
-        command.append("-luring")
+    command += [*map(str, sources), "-o", str(partial), *program.libraries]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode != 0:
-        raise BenchError(f"bench/c/{name}.c does not compile:\n{built.stderr}")
+        raise BenchError(f"bench/c: {name} does not compile:\n{built.stderr}")
     partial.rename(binary)
     return binary
 
@@ -140,7 +165,7 @@ class Server:
     """A server under test on its core. Use as a context manager."""
 
     def __init__(self, argv: list[str], core: int, env: dict[str, str] | None = None,
-                 stdin: int = subprocess.DEVNULL):  # fmt: skip
+                 stdin: int = subprocess.DEVNULL, pass_fds: tuple[int, ...] = ()):  # fmt: skip
         self._log = tempfile.TemporaryFile()
         self._core = core
         self.process = subprocess.Popen(
@@ -151,6 +176,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=self._log,
             preexec_fn=self._in_child,
+            pass_fds=pass_fds,
         )
 
     def _in_child(self) -> None:
@@ -227,8 +253,12 @@ class Load:
     """The native load generator (bench/c/load.c), obeying commands. A context manager."""
 
     def __init__(self, port: int, connections: int, core: int, *, size: int = 0, http: str = "",
-                 expect: str = ""):  # fmt: skip
-        argv = [str(build_c("load")), "--port", str(port), "--connections", str(connections)]
+                 expect: str = "", options: tuple[str, ...] = (), pass_fds: tuple[int, ...] = (),
+                 ):  # fmt: skip
+        """`options` and `pass_fds` are for what is not TCP; the port is then 0 where there is none."""
+        argv = [str(build_c("load_tls" if "--tls" in options else "load")), *options]
+        argv += ["--port", str(port)] if port else []
+        argv += ["--connections", str(connections)]
         argv += ["--http", http, "--expect", expect] if http else ["--size", str(size)]
         self._process = subprocess.Popen(
             argv,
@@ -237,6 +267,7 @@ class Load:
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            pass_fds=pass_fds,
         )
         self._answer()  # "ready": every connection was served once
 
@@ -290,6 +321,32 @@ class Sample:
     disturbed: float = 0.0  # share of either core's time that others took
 
 
+ROUNDS_MIN = 3  # a median of fewer says nothing; so a time limit may be passed
+
+
+@dataclass
+class Budget:
+    """A time limit for a suite: each case gets an equal part of what is left of it."""
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+    cases_left: int = 0
+    case_ends: float = 0.0
+
+    def next_case(self) -> None:
+        now = time.monotonic()
+        left = self.started + self.seconds - now
+        self.case_ends = now + left / max(1, self.cases_left)
+        self.cases_left -= 1
+
+    def has_time(self, rounds_done: int, case_started: float) -> bool:
+        """Whether one more round is likely to end in time."""
+        if rounds_done < ROUNDS_MIN:
+            return True
+        now = time.monotonic()
+        return now + (now - case_started) / rounds_done <= self.case_ends
+
+
 @dataclass
 class Plan:
     """How much to measure; the command line's choices."""
@@ -307,6 +364,17 @@ class Plan:
     retries_left: int = RETRIES_PER_RUN
     skipped: dict[str, str] = field(default_factory=dict)  # variant: why
     uncounted: dict[str, str] = field(default_factory=dict)  # "case, variant": why
+    budget: Budget | None = None  # `pairs` is then the most
+
+    def each(self, cases: Iterable[str]) -> Iterator[str]:
+        """The cases, in order; tells the budget that one begins."""
+        cases = list(cases)
+        if self.budget is not None:
+            self.budget.cases_left = len(cases)
+        for case in cases:
+            if self.budget is not None:
+                self.budget.next_case()
+            yield case
 
 
 def say(text: str) -> None:
@@ -355,12 +423,27 @@ def interleave(
     """A B C, B C A, C A B: each round measures every variant once, starting one further.
 
     A sample that other processes disturbed is measured again while retries last; what is kept
-    carries how disturbed it was.
+    carries how disturbed it was. A peer that cannot do the case leaves it, aloud; any other
+    failure ends the run.
     """
+    left = set()
+    started = time.monotonic()
     for number in range(plan.pairs):
+        if plan.budget is not None and not plan.budget.has_time(number, started):
+            break
         shift = number % len(variants)
         for variant in variants[shift:] + variants[:shift]:
-            sample = measure(variant.removesuffix(AGAIN))
+            if variant in left:
+                continue
+            try:
+                sample = measure(variant.removesuffix(AGAIN))
+            except BenchError as error:
+                if variant not in PEERS:
+                    raise
+                left.add(variant)
+                plan.skipped[f"{case}, {variant}"] = str(error).strip().splitlines()[-1]
+                say(f"SKIPPED {case}, {variant}: {plan.skipped[f'{case}, {variant}']}")
+                continue
             if sample.disturbed > plan.disturbed_max and plan.retries_left > 0:
                 plan.retries_left -= 1
                 other = measure(variant.removesuffix(AGAIN))
@@ -415,8 +498,8 @@ def summarize(samples: list[Sample], baseline: str) -> list[dict]:
 
 # --- what the figures were measured on ----------------------------------------------------------
 
-_PACKAGES = ("uvloop", "uvicorn", "httptools", "granian", "fastapi", "starlette", "pydantic",
-             "data-bridge-pyloop")  # fmt: skip
+_PACKAGES = ("uvloop", "aiofastnet", "rloop", "rsloop", "zuvloop", "uvicorn", "httptools", "granian", "fastapi",
+             "starlette", "pydantic", "data-bridge-pyloop")  # fmt: skip
 
 _VERSIONS_CODE = f"""
 import importlib.metadata as m, json, platform, sys, sysconfig
@@ -447,6 +530,7 @@ def versions(python: str) -> dict[str, str]:
         "h2load": ["h2load", "--version"],
         "perf": ["perf", "--version"],
         "valgrind": ["valgrind", "--version"],
+        "hyperfine": ["hyperfine", "--version"],
         "cc": [os.environ.get("CC", "cc"), "--version"],
         "pyloop commit": ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
     }

@@ -2,8 +2,11 @@
  * load.c - the load generator of the benchmarks: N connections to 127.0.0.1, one message in
  * flight on each, every received byte compared with what was sent.
  *
- *   load --port P --connections N --size BYTES [--seconds S | --messages M]
- *   load --port P --connections N --http PATH --expect BODY [--seconds S | --messages M]
+ *   load WHERE --connections N --size BYTES [--reconnect] [--seconds S | --messages M]
+ *   load WHERE --connections N --http PATH --expect BODY [--seconds S | --messages M]
+ *
+ * WHERE is --port P [--udp | --tls], --unix PATH, or --pipes READ:WRITE,... (inherited descriptors,
+ * a pair for each connection). With --reconnect every message has a connection of its own.
  *
  * Without --seconds and --messages it obeys one command per line on standard input, so that a
  * measuring script can put its counters exactly around a run:
@@ -16,73 +19,28 @@
  *
  * Not for anything but this machine's loopback address: there is no way to name a host.
  */
-#include "hist.h"
+#include "load.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <netinet/tcp.h>
-#include <stdbool.h>
-#include <stddef.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define EVENTS_MAX 512
 #define PATTERN_SHIFT_MAX 4096u /* messages differ by where in the pattern they start */
 #define SCRATCH_BYTES (256u * 1024u)
-#define RESPONSE_BYTES_MAX 16384u /* a whole HTTP response, head and body */
-#define REQUEST_BYTES_MAX 1024u
 #define SIZE_BYTES_MAX (64u * 1024u * 1024u)
 #define CONNECT_BATCH 64u /* connections opened before each proves itself */
 #define STALL_MS 10000
 #define NS_PER_S 1000000000ull
-
-struct conn {
-    int fd;
-    uint32_t sent;
-    uint32_t received;
-    uint32_t shift; /* where this message starts in the pattern */
-    uint64_t started_ns;
-    uint64_t served;   /* answers in this run */
-    uint64_t sequence; /* messages ever started */
-    bool busy;         /* a message is in flight */
-    bool want_write;   /* EPOLLOUT is registered */
-    char *response;    /* HTTP only, RESPONSE_BYTES_MAX */
-};
-
-struct load {
-    uint16_t port;
-    uint32_t connections;
-    uint32_t size;      /* bytes of one message */
-    const char *path;   /* HTTP when set */
-    const char *expect; /* the body every response must have */
-    double seconds;
-    uint64_t messages;
-
-    int epoll_fd;
-    struct conn *conns;
-    char *pattern;
-    char *scratch;
-    char request[REQUEST_BYTES_MAX];
-
-    /* one run */
-    uint64_t started;
-    uint64_t completed;
-    uint64_t target;
-    uint64_t deadline_ns;
-    uint64_t bytes;
-    uint32_t in_flight;
-    struct hist hist;
-};
 
 static uint64_t
 now_ns(void)
@@ -98,8 +56,8 @@ timeval_ns(struct timeval tv)
     return (uint64_t)tv.tv_sec * NS_PER_S + (uint64_t)tv.tv_usec * 1000u;
 }
 
-static _Noreturn void
-fail(const struct load *load, const struct conn *conn, const char *what, int error)
+void
+load_fail(const struct load *load, const struct conn *conn, const char *what, int error)
 {
     fprintf(stderr, "load: connection %td, message %" PRIu64 ": %s%s%s\n",
             conn != NULL ? conn - load->conns : (ptrdiff_t)-1,
@@ -108,17 +66,27 @@ fail(const struct load *load, const struct conn *conn, const char *what, int err
     exit(1);
 }
 
+/* Asks to be told when more can be sent, or no longer. */
 static void
-watch(struct load *load, struct conn *conn, int operation, bool want_write)
+watch_write(struct load *load, struct conn *conn, bool want_write)
 {
+    bool apart = conn->fd_out != conn->fd;
     struct epoll_event event = {
-        .events = EPOLLIN | (want_write ? EPOLLOUT : 0u),
+        .events = (apart ? 0u : EPOLLIN) | (want_write ? EPOLLOUT : 0u),
         .data.ptr = conn,
     };
-    if (epoll_ctl(load->epoll_fd, operation, conn->fd, &event) < 0) {
-        fail(load, conn, "epoll_ctl", errno);
+    int operation = !apart ? EPOLL_CTL_MOD : want_write ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
+    if (epoll_ctl(load->epoll_fd, operation, conn->fd_out, &event) < 0) {
+        load_fail(load, conn, "epoll_ctl", errno);
     }
     conn->want_write = want_write;
+}
+
+static ssize_t
+send_some(struct conn *conn, const char *bytes, size_t count)
+{
+    return conn->tls != NULL ? load_tls_send(conn, bytes, count)
+                             : write(conn->fd_out, bytes, count);
 }
 
 static const char *
@@ -132,24 +100,28 @@ send_more(struct load *load, struct conn *conn)
 {
     const char *bytes = message_bytes(load, conn);
     while (conn->sent < load->size) {
-        ssize_t n = send(conn->fd, bytes + conn->sent, load->size - conn->sent, MSG_NOSIGNAL);
+        ssize_t n = send_some(conn, bytes + conn->sent, load->size - conn->sent);
         if (n >= 0) {
             conn->sent += (uint32_t)n;
         } else if (errno == EAGAIN) {
             break;
         } else if (errno != EINTR) {
-            fail(load, conn, "send", errno);
+            load_fail(load, conn, "send", errno);
         }
     }
     bool want_write = conn->sent < load->size;
     if (want_write != conn->want_write) {
-        watch(load, conn, EPOLL_CTL_MOD, want_write);
+        watch_write(load, conn, want_write);
     }
 }
 
 static void
 start_message(struct load *load, struct conn *conn, uint64_t now)
 {
+    if (load->reconnect && conn->sequence > 0) {
+        load_close(conn);
+        load_open(load, conn);
+    }
     uint64_t key = (uint64_t)(conn - load->conns) * 2654435761u + conn->sequence * 40503u;
     conn->shift = (uint32_t)(key % PATTERN_SHIFT_MAX);
     conn->sequence++;
@@ -181,10 +153,10 @@ static void
 echo_received(struct load *load, struct conn *conn, uint32_t count)
 {
     if (!conn->busy || count > conn->sent - conn->received) {
-        fail(load, conn, "more bytes came back than were sent", 0);
+        load_fail(load, conn, "more bytes came back than were sent", 0);
     }
     if (memcmp(load->scratch, message_bytes(load, conn) + conn->received, count) != 0) {
-        fail(load, conn, "a byte came back changed", 0);
+        load_fail(load, conn, "a byte came back changed", 0);
     }
     conn->received += count;
     if (conn->received == load->size) {
@@ -202,14 +174,14 @@ content_length(struct load *load, struct conn *conn, const char *head, size_t he
             return (uint32_t)strtoul(head + i + sizeof(name) - 1, NULL, 10);
         }
     }
-    fail(load, conn, "response without content-length", 0);
+    load_fail(load, conn, "response without content-length", 0);
 }
 
 static void
 http_received(struct load *load, struct conn *conn, uint32_t count)
 {
     if (!conn->busy || conn->received + count >= RESPONSE_BYTES_MAX) {
-        fail(load, conn, "unexpected or too long response", 0);
+        load_fail(load, conn, "unexpected or too long response", 0);
     }
     memcpy(conn->response + conn->received, load->scratch, count);
     conn->received += count;
@@ -224,32 +196,43 @@ http_received(struct load *load, struct conn *conn, uint32_t count)
         return;
     }
     if (strncmp(conn->response, "HTTP/1.1 200 ", 13) != 0) {
-        fail(load, conn, "status is not 200", 0);
+        load_fail(load, conn, "status is not 200", 0);
     }
     if (conn->received != head_bytes + body_bytes || strcmp(end + 4, load->expect) != 0) {
-        fail(load, conn, "wrong body", 0);
+        load_fail(load, conn, "wrong body", 0);
     }
     message_done(load, conn);
 }
 
-static void
+/* Reads once; false when there is nothing to read now. */
+static bool
 receive(struct load *load, struct conn *conn)
 {
-    ssize_t n = recv(conn->fd, load->scratch, SCRATCH_BYTES, 0);
+    ssize_t n = conn->tls != NULL ? load_tls_recv(conn, load->scratch, SCRATCH_BYTES)
+                                  : read(conn->fd, load->scratch, SCRATCH_BYTES);
     if (n < 0) {
         if (errno == EAGAIN || errno == EINTR) {
-            return;
+            return false;
         }
-        fail(load, conn, "recv", errno);
+        load_fail(load, conn, "read", errno);
     }
     if (n == 0) {
-        fail(load, conn, "closed by the server", 0);
+        load_fail(load, conn, "closed by the server", 0);
     }
     load->bytes += (uint64_t)n;
     if (load->path != NULL) {
         http_received(load, conn, (uint32_t)n);
     } else {
         echo_received(load, conn, (uint32_t)n);
+    }
+    return true;
+}
+
+/* OpenSSL may hold more than epoll knows of, so there it is read until nothing is left. */
+static void
+receive_ready(struct load *load, struct conn *conn)
+{
+    while (receive(load, conn) && conn->tls != NULL) {
     }
 }
 
@@ -261,7 +244,7 @@ drain(struct load *load)
     while (load->in_flight > 0) {
         int count = epoll_wait(load->epoll_fd, events, EVENTS_MAX, STALL_MS);
         if (count < 0 && errno != EINTR) {
-            fail(load, NULL, "epoll_wait", errno);
+            load_fail(load, NULL, "epoll_wait", errno);
         }
         if (count == 0) {
             fprintf(stderr, "load: %u of %u connections got no answer for %d ms\n", load->in_flight,
@@ -274,7 +257,7 @@ drain(struct load *load)
                 send_more(load, conn);
             }
             if ((events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
-                receive(load, conn);
+                receive_ready(load, conn);
             }
         }
     }
@@ -338,42 +321,13 @@ run(struct load *load, uint64_t messages, double seconds)
     report(load, now_ns() - start, &before);
 }
 
-static void
-open_conn(struct load *load, struct conn *conn)
-{
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_port = htons(load->port),
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
-    conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (conn->fd < 0) {
-        fail(load, conn, "socket", errno);
-    }
-    if (connect(conn->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        fail(load, conn, "connect", errno);
-    }
-    int one = 1;
-    setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    if (fcntl(conn->fd, F_SETFL, O_NONBLOCK) < 0) {
-        fail(load, conn, "fcntl", errno);
-    }
-    if (load->path != NULL) {
-        conn->response = malloc(RESPONSE_BYTES_MAX);
-        if (conn->response == NULL) {
-            fail(load, conn, "malloc", ENOMEM);
-        }
-    }
-    watch(load, conn, EPOLL_CTL_ADD, false);
-}
-
 /* Opens in batches and has each batch answered, so that no backlog overflows. */
 static void
 open_all(struct load *load)
 {
     reset_run(load, load->connections, UINT64_MAX);
     for (uint32_t i = 0; i < load->connections; i++) {
-        open_conn(load, &load->conns[i]);
+        load_open(load, &load->conns[i]);
         start_message(load, &load->conns[i], now_ns());
         if (load->in_flight == CONNECT_BATCH || i + 1 == load->connections) {
             drain(load);
@@ -405,7 +359,7 @@ prepare(struct load *load)
     load->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (load->pattern == NULL || load->scratch == NULL || load->conns == NULL ||
         load->epoll_fd < 0) {
-        fail(load, NULL, "set-up", errno);
+        load_fail(load, NULL, "set-up", errno);
     }
     uint64_t state = 0x9e3779b97f4a7c15ull; /* xorshift64: any fixed odd start will do */
     for (size_t i = 0; i < pattern_bytes; i++) {
@@ -420,19 +374,40 @@ static _Noreturn void
 usage(void)
 {
     fprintf(stderr,
-            "usage: load --port P --connections N (--size BYTES | --http PATH --expect BODY)\n"
-            "            [--seconds S | --messages M]\n");
+            "usage: load (--port P [--udp | --tls] | --unix PATH | --pipes READ:WRITE,...)\n"
+            "            --connections N (--size BYTES | --http PATH --expect BODY)\n"
+            "            [--reconnect] [--seconds S | --messages M]\n");
     exit(2);
+}
+
+static void
+check_options(const struct load *load)
+{
+    bool http = load->path != NULL && load->expect != NULL;
+    bool inet = load->kind != LOAD_UNIX && load->kind != LOAD_PIPE;
+    if (load->connections == 0 || (load->port != 0) != inet || (!http && load->size == 0) ||
+        (load->kind == LOAD_PIPE && load->reconnect)) {
+        usage();
+    }
 }
 
 static void
 parse_options(struct load *load, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"port", required_argument, NULL, 'p'},     {"connections", required_argument, NULL, 'c'},
-        {"size", required_argument, NULL, 's'},     {"seconds", required_argument, NULL, 't'},
-        {"messages", required_argument, NULL, 'm'}, {"http", required_argument, NULL, 'h'},
-        {"expect", required_argument, NULL, 'e'},   {NULL, 0, NULL, 0},
+        {"port", required_argument, NULL, 'p'},
+        {"connections", required_argument, NULL, 'c'},
+        {"size", required_argument, NULL, 's'},
+        {"seconds", required_argument, NULL, 't'},
+        {"messages", required_argument, NULL, 'm'},
+        {"http", required_argument, NULL, 'h'},
+        {"expect", required_argument, NULL, 'e'},
+        {"unix", required_argument, NULL, 'x'},
+        {"pipes", required_argument, NULL, 'i'},
+        {"udp", no_argument, NULL, 'u'},
+        {"tls", no_argument, NULL, 'l'},
+        {"reconnect", no_argument, NULL, 'r'},
+        {NULL, 0, NULL, 0},
     };
     unsigned long port = 0;
     unsigned long size = 0;
@@ -460,17 +435,33 @@ parse_options(struct load *load, int argc, char **argv)
         case 'e':
             load->expect = optarg;
             break;
+        case 'x':
+            load->kind = LOAD_UNIX;
+            load->unix_path = optarg;
+            break;
+        case 'i':
+            load->kind = LOAD_PIPE;
+            load->pipes = optarg;
+            break;
+        case 'u':
+            load->kind = LOAD_UDP;
+            break;
+        case 'l':
+            load->kind = LOAD_TLS;
+            break;
+        case 'r':
+            load->reconnect = true;
+            break;
         default:
             usage();
         }
     }
-    bool http = load->path != NULL && load->expect != NULL;
-    if (port == 0 || port > UINT16_MAX || load->connections == 0 || optind != argc ||
-        (!http && (size == 0 || size > SIZE_BYTES_MAX))) {
+    if (port > UINT16_MAX || size > SIZE_BYTES_MAX || optind != argc) {
         usage();
     }
     load->port = (uint16_t)port;
     load->size = (uint32_t)size;
+    check_options(load);
 }
 
 static void
@@ -493,6 +484,7 @@ int
 main(int argc, char **argv)
 {
     static struct load load;
+    signal(SIGPIPE, SIG_IGN); /* a lost peer is told by write(2) */
     parse_options(&load, argc, argv);
     prepare(&load);
     open_all(&load);

@@ -1,4 +1,4 @@
-"""Measures TCP echo: each loop in each style, and plain C as the floor.
+"""Measures echo, over TCP and everything else: each loop in each style, plain C as the floor.
 
 A sample is one server started afresh on its core, N connections of our load generator on the
 other, one message in flight on each, every byte compared: a timed window, then a shorter one under
@@ -7,12 +7,16 @@ the system call tracepoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from bench import counters
+from bench import counters, targets
 from bench.common import (
     LOOPS,
+    PEERS,
     BenchError,
     Load,
     Plan,
@@ -23,33 +27,46 @@ from bench.common import (
     interleave,
     loop_problem,
 )
+from bench.echo.places import STYLES, TCP_STYLES, Place, place
 
 BASELINE = "uvloop"
 FLOORS = ("c-epoll", "c-io_uring")
-VARIANTS = (*LOOPS, *FLOORS)
-STYLES = ("protocol", "buffered", "streams", "native-streams", "sock")
+VARIANTS = (*LOOPS, *PEERS, *FLOORS)
 SIZES = {"1KiB": 1024, "10KiB": 10 * 1024, "100KiB": 100 * 1024}
 CONNECTIONS = (1, 64, 1024)
-WARM_UP_SECONDS = 0.3
+WARM_UP_SECONDS = 0.3  # at most, and no longer than the window itself
+SYSCALL_SECONDS = 0.5  # the same
 CACHEGRIND_MESSAGES = 4_000
-IDLE_CONNECTIONS = 10_000
 IDLE_SMALL = 500
+
+OTHER_CASES = (
+    "tls/1KiB/1", "tls/1KiB/64", "tls/100KiB/64",
+    "udp/1KiB/1", "udp/1KiB/64",
+    "unix/1KiB/1", "unix/1KiB/64", "unix/100KiB/64",
+    "pipe/1KiB/1", "pipe/1KiB/64",
+    "rate/1KiB/64",
+)  # fmt: skip
+IDLE_CASES = (
+    "protocol/idle/10000", "protocol/idle/18000", "streams/idle/10000",
+    "native-streams/idle/10000", "tls/idle/1000",
+)  # fmt: skip
 
 DEFAULT_CASES = (
     *(f"{style}/1KiB/64" for style in STYLES),
     "protocol/1KiB/1",
+    "protocol/1KiB/256",
     "protocol/100KiB/64",
     "streams/100KiB/64",
     "native-streams/100KiB/64",
-    "protocol/idle",
-    "streams/idle",
-    "native-streams/idle",
+    *(case for case in IDLE_CASES if not case.endswith("18000")),
 )
-"""Cases are STYLE/SIZE/CONNECTIONS or STYLE/idle."""
+"""Cases are STYLE/SIZE/CONNECTIONS or STYLE/idle/CONNECTIONS."""
 
 FULL_CASES = (
-    *(f"{style}/{size}/{n}" for style in STYLES for size in SIZES for n in CONNECTIONS),
-    *(f"{style}/idle" for style in STYLES),
+    *(f"{style}/{size}/{n}" for style in TCP_STYLES for size in SIZES for n in CONNECTIONS),
+    "protocol/1KiB/256",
+    *OTHER_CASES,
+    *IDLE_CASES,
 )
 QUICK_CASES = ("protocol/1KiB/64", "streams/1KiB/64")
 
@@ -58,13 +75,14 @@ def parse(case: str) -> tuple[str, int, int]:
     """Style, message size (0: idle) and connections of a case's name."""
     style, _, rest = case.partition("/")
     if style in STYLES:
-        if rest == "idle":
-            return style, 0, 0
+        found = re.fullmatch(r"idle/(\d+)", rest)
+        if found and int(found[1]) > 0 and style not in ("udp", "pipe", "rate"):
+            return style, 0, int(found[1])
         found = re.fullmatch(r"(\d+)KiB/(\d+)", rest)
         if found and int(found[1]) > 0 and int(found[2]) > 0:
             return style, int(found[1]) * 1024, int(found[2])
     raise BenchError(
-        f"unknown case {case!r}: STYLE/SIZE/CONNECTIONS as protocol/1KiB/64, or STYLE/idle; "
+        f"unknown case {case!r}: STYLE/SIZE/CONNECTIONS as protocol/1KiB/64, or STYLE/idle/10000; "
         f"styles {', '.join(STYLES)}"
     )
 
@@ -87,44 +105,78 @@ def problem(variant: str, python: str) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Echo:
+    """A server that runs, and how to load it."""
+
+    server: Server
+    port: int
+    place: Place
+    core: int
+
+    def load(self, connections: int, size: int) -> Load:
+        return Load(self.port, connections, self.core, size=size,
+                    options=self.place.load_options, pass_fds=self.place.load_fds)  # fmt: skip
+
+
+@contextlib.contextmanager
+def serving(variant: str, style: str, connections: int, plan: Plan, tool=None) -> Iterator[Echo]:
+    """The server of a style, started; under `tool` (Cachegrind) where that is given."""
+    with place(style, connections) as where:
+        argv = [*command(variant, where.server_style, plan.python), *where.server_arguments]
+        environment = None
+        if tool is not None:
+            argv, environment = tool.command(argv), counters.CACHEGRIND_ENVIRONMENT
+        with Server(
+            argv, plan.cores.server, environment, pass_fds=where.server_fds
+        ) as server:
+            yield Echo(server, server.read_port(), where, plan.cores.client)
+
+
 def measure(variant: str, case: str, plan: Plan) -> Sample:
     """One sample of one variant."""
     style, size, connections = parse(case)
     if size == 0:
         return measure_idle(variant, case, plan)
-    with Server(command(variant, style, plan.python), plan.cores.server) as server:
-        port = server.read_port()
-        with Load(port, connections, plan.cores.client, size=size) as load:
-            load.run(WARM_UP_SECONDS)
-            events = counters.HARDWARE if counters.hardware_problem() is None else ()
-            with counters.Window(server, plan.cores, events, (load.pid,)) as window:
-                result = load.run(plan.seconds)
-            metrics = window.per(result["messages"])
-            metrics["messages_per_s"] = result["messages"] * 1e9 / result["wall_ns"]
-            for name in ("p50", "p99", "p999"):
-                metrics[f"{name}_us"] = result[f"{name}_ns"] / 1000
-            if not counters.syscalls_problem():
-                events = (counters.SYSCALLS,)
-                with counters.Window(server, plan.cores, events, (load.pid,)) as counted:
-                    result = load.run(min(plan.seconds, 0.5))
-                metrics["syscalls"] = counted.per(result["messages"])["syscalls"]
-    return Sample(case, variant, 0, metrics, window.disturbed)
+    with (
+        serving(variant, style, connections, plan) as echo,
+        echo.load(connections, size) as load,
+    ):
+        metrics, disturbed = measure_load(echo.server, load, plan)
+    return Sample(case, variant, 0, metrics, disturbed)
+
+
+def measure_load(server: Server, load: Load, plan: Plan) -> tuple[dict[str, float], float]:
+    """The metrics of a message and how disturbed the window was."""
+    load.run(min(plan.seconds, WARM_UP_SECONDS))
+    events = counters.HARDWARE if counters.hardware_problem() is None else ()
+    with counters.Window(server, plan.cores, events, (load.pid,)) as window:
+        result = load.run(plan.seconds)
+    metrics = window.per(result["messages"])
+    metrics["messages_per_s"] = result["messages"] * 1e9 / result["wall_ns"]
+    for name in ("p50", "p99", "p999"):
+        metrics[f"{name}_us"] = result[f"{name}_ns"] / 1000
+    if not counters.syscalls_problem():
+        events = (counters.SYSCALLS,)
+        with counters.Window(server, plan.cores, events, (load.pid,)) as counted:
+            result = load.run(min(plan.seconds, SYSCALL_SECONDS))
+        metrics["syscalls"] = counted.per(result["messages"])["syscalls"]
+    return metrics, window.disturbed
 
 
 def measure_idle(variant: str, case: str, plan: Plan) -> Sample:
     """Memory of connections that were served once and then wait."""
-    style, _, _ = parse(case)
-    count = IDLE_SMALL if plan.quick else IDLE_CONNECTIONS
-    with Server(command(variant, style, plan.python), plan.cores.server) as server:
-        port = server.read_port()
-        with Load(port, 64, plan.cores.client, size=1024) as busy:
-            busy.count(2_000)  # the heap grows to its busy size first
-            before = server.rss_bytes()
-            with Load(port, count, plan.cores.client, size=1024) as idle:
-                after = server.rss_bytes()
-                with counters.Window(server, plan.cores, (), (busy.pid, idle.pid)) as window:
-                    result = busy.run(min(plan.seconds, 1.0))
-                idle.count(count)  # all of them still answer
+    style, _, connections = parse(case)
+    count = min(IDLE_SMALL, connections) if plan.quick else connections
+    with serving(variant, style, count, plan) as echo, echo.load(64, 1024) as busy:
+        busy.count(2_000)  # the heap grows to its busy size first
+        before = echo.server.rss_bytes()
+        with echo.load(count, 1024) as idle:
+            after = echo.server.rss_bytes()
+            pids = (busy.pid, idle.pid)
+            with counters.Window(echo.server, plan.cores, (), pids) as window:
+                result = busy.run(min(plan.seconds, 1.0))
+            idle.count(count)  # all of them still answer
     metrics = {
         "rss_per_idle": (after - before) / count,
         "messages_per_s": result["messages"] * 1e9 / result["wall_ns"],
@@ -140,40 +192,49 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
 
     def run(messages: int) -> int:
         tool = counters.Cachegrind()
-        argv = tool.command(command(variant, style, plan.python))
-        with Server(argv, plan.cores.server, counters.CACHEGRIND_ENVIRONMENT) as server:
-            port = server.read_port()
-            with Load(port, connections, plan.cores.client, size=size) as load:
+        with serving(variant, style, connections, plan, tool) as echo:
+            with echo.load(connections, size) as load:
                 load.count(messages)
-            tool.end(server, port)
+            tool.end(echo.server, echo.port)
         return tool.instructions()
 
     return counters.instructions_per(run, max(CACHEGRIND_MESSAGES, connections))
 
 
-def variants_of(case: str, names: list[str]) -> list[str]:
-    """The floor has no style: it stands beside protocol only."""
-    if parse(case)[0] == "protocol":
-        return names
-    return [name for name in names if name not in FLOORS]
+def is_counted(case: str, plan: Plan) -> bool:
+    """Whether Cachegrind counts the case: it needs a port to end the server by, and much time."""
+    style, size, _ = parse(case)
+    if size == 0 or style in ("udp", "unix", "pipe"):
+        return False
+    return plan.budget is None or targets.wants_instructions("echo", case)
+
+
+def variants_of(case: str, names: list[str], plan: Plan) -> list[str]:
+    """The floor has no style: it stands beside protocol and rate. Peers stand in a few cases."""
+    style, size, connections = parse(case)
+    left_out = set() if style in ("protocol", "rate") and size > 0 else set(FLOORS)
+    if connections != 64 and not plan.variants:
+        left_out |= set(PEERS)
+    return [name for name in names if name not in left_out]
 
 
 def run(plan: Plan) -> list[Sample]:
     """All samples of the suite."""
+    everything = list(plan.cases) == ["full"] or (plan.budget is not None and not plan.cases)
     cases = plan.cases or (QUICK_CASES if plan.quick else DEFAULT_CASES)
-    if list(cases) == ["full"]:
+    if everything:
         cases = FULL_CASES
     for case in cases:
         parse(case)
     names = chosen(plan, VARIANTS, BASELINE, problem)
     samples: list[Sample] = []
-    for case in cases:
-        some = variants_of(case, names)
+    for case in plan.each(cases):
+        some = variants_of(case, names, plan)
         found = list(
             interleave(plan, case, some, lambda name, case=case: measure(name, case, plan))
         )
         source = counters.instruction_source(plan.instructions)[0]
-        if source == "cachegrind" and parse(case)[1] > 0 and found:
+        if source == "cachegrind" and is_counted(case, plan) and found:
             counters.add_instructions(
                 plan, found, some, lambda name, case=case: cachegrind(name, case, plan)
             )

@@ -1,13 +1,17 @@
-"""A TCP echo server on one loop in one style: ``python -m bench.echo.server LOOP STYLE``.
+"""An echo server on one loop in one style: ``python -m bench.echo.server LOOP STYLE [PLACE]``.
 
-Prints "port N" and serves until SIGTERM. Styles: protocol, buffered, streams, native-streams, sock.
+Prints "port N" (0: none) and serves until SIGTERM. Over TCP: protocol, buffered, streams,
+native-streams, sock; tls (PLACE: the folder of cert.pem and key.pem). Else: udp; unix (PLACE: the
+socket's path); pipe (PLACE: inherited descriptors, READ:WRITE,...).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import ssl
 import sys
 
 from bench.common import new_loop
@@ -25,6 +29,24 @@ class EchoProtocol(asyncio.Protocol):
 
     def data_received(self, data):
         self.transport.write(data)
+
+
+class DatagramEcho(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        self.transport.sendto(data, address)
+
+
+class PipeEcho(asyncio.Protocol):
+    """Reads from one pipe, writes to another."""
+
+    def __init__(self, out):
+        self.out = out
+
+    def data_received(self, data):
+        self.out.write(data)
 
 
 class BufferedEchoProtocol(asyncio.BufferedProtocol):
@@ -83,36 +105,69 @@ async def start_native_server(handler, **options):
     return await asyncio.start_server(handler, **options)
 
 
-async def serve(style: str) -> None:
-    loop = asyncio.get_running_loop()
+def tls_context(folder: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/cert.pem", f"{folder}/key.pem")
+    return context
+
+
+async def serve_tcp(loop, style: str, place: str):
+    """Returns the port and what must live as long as the server."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     listener.setblocking(False)
+    port = listener.getsockname()[1]
+    where = {"sock": listener, "backlog": BACKLOG}
+    if style == "protocol":
+        return port, await loop.create_server(EchoProtocol, **where)
+    if style == "tls":
+        return port, await loop.create_server(EchoProtocol, ssl=tls_context(place), **where)
+    if style == "buffered":
+        return port, await loop.create_server(BufferedEchoProtocol, **where)
+    if style == "streams":
+        return port, await asyncio.start_server(echo_streams, **where)
+    if style == "native-streams":
+        return port, await start_native_server(echo_streams, **where)
+    if style == "sock":
+        return port, loop.create_task(accept_sock(loop, listener))
+    sys.exit(f"unknown style {style!r}")
+
+
+async def serve_pipes(loop, pairs: str):
+    transports = []
+    for pair in pairs.split(","):
+        read_fd, write_fd = map(int, pair.split(":"))
+        writing = os.fdopen(write_fd, "wb", 0)
+        out, _ = await loop.connect_write_pipe(asyncio.Protocol, writing)
+        reading = os.fdopen(read_fd, "rb", 0)
+        transports.append(await loop.connect_read_pipe(lambda out=out: PipeEcho(out), reading))
+    return transports
+
+
+async def serve(style: str, place: str) -> None:
+    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    accepting = None
-    if style == "protocol":
-        await loop.create_server(EchoProtocol, sock=listener, backlog=BACKLOG)
-    elif style == "buffered":
-        await loop.create_server(BufferedEchoProtocol, sock=listener, backlog=BACKLOG)
-    elif style == "streams":
-        await asyncio.start_server(echo_streams, sock=listener, backlog=BACKLOG)
-    elif style == "native-streams":
-        await start_native_server(echo_streams, sock=listener, backlog=BACKLOG)
-    elif style == "sock":
-        accepting = loop.create_task(accept_sock(loop, listener))
+    port = 0
+    if style == "udp":
+        serving, _ = await loop.create_datagram_endpoint(DatagramEcho, ("127.0.0.1", 0))
+        port = serving.get_extra_info("sockname")[1]
+    elif style == "unix":
+        serving = await loop.create_unix_server(EchoProtocol, place, backlog=BACKLOG)
+    elif style == "pipe":
+        serving = await serve_pipes(loop, place)
     else:
-        sys.exit(f"unknown style {style!r}")
-    print("port", listener.getsockname()[1], flush=True)
+        port, serving = await serve_tcp(loop, style, place)
+    print("port", port, flush=True)
     await stop.wait()
-    if accepting is not None:
-        accepting.cancel()
+    if isinstance(serving, asyncio.Future):
+        serving.cancel()
 
 
 def main() -> None:
-    loop_name, style = sys.argv[1:]
+    loop_name, style, *place = sys.argv[1:]
     loop = new_loop(loop_name)
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(serve(style))
+    loop.run_until_complete(serve(style, *place or [""]))
 
 
 if __name__ == "__main__":

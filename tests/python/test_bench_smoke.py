@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import chart, common, report, targets  # noqa: E402
 from bench.__main__ import command_line  # noqa: E402
+from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(
@@ -24,18 +25,65 @@ CORE = common.choose_cores().server
 
 
 @needs_compiler
-@pytest.mark.parametrize("style", echo.STYLES)
+@pytest.mark.parametrize("style", places.STYLES)
 def test_load_against_asyncio_echo(style):
-    command = [sys.executable, "-m", "bench.echo.server", "asyncio", style]
-    with common.Server(command, CORE) as server:
-        port = server.read_port()
-        with common.Load(port, 8, CORE, size=1024) as load:
-            result = load.count(1000)
+    if style == "tls":
+        needs_openssl()
+    with echo.serving("asyncio", style, 8, common.Plan()) as served, served.load(8, 1024) as load:
+        result = load.count(1000)
     assert result["messages"] == 1000
     assert result["bytes"] == 1000 * 1024
     assert result["connections_served"] == 8
     assert 0 < result["p50_ns"] <= result["p99_ns"] <= result["max_ns"]
-    assert server.process.returncode == 0
+    assert served.server.process.returncode == 0
+
+
+def needs_openssl():
+    """The certificate, and the load generator's TLS."""
+    if shutil.which("openssl") is None or not Path("/usr/include/openssl/ssl.h").exists():
+        pytest.skip("TLS load needs openssl(1) and OpenSSL's headers")
+
+
+@needs_compiler
+def test_each_message_of_rate_has_a_connection_of_its_own():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        sources = []
+
+        def serve():
+            for _ in range(1 + 3):  # one proves the connection before "ready"
+                connection, source = listener.accept()
+                with connection:
+                    sources.append(source)
+                    connection.sendall(connection.recv(100, socket.MSG_WAITALL))
+                    assert connection.recv(1) == b"" or len(sources) == 4
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with common.Load(port, 1, CORE, size=100, options=("--reconnect",)) as load:
+            assert load.count(3)["messages"] == 3
+        thread.join()
+    assert len(set(sources)) == 4
+
+
+@needs_compiler
+def test_answers_are_waited_for_by_first_answer(tmp_path):
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import http.server as h, sys\n"
+        "class Handler(h.BaseHTTPRequestHandler):\n"
+        "    protocol_version = 'HTTP/1.1'\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(int(sys.argv[2])); self.end_headers()\n"
+        "h.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n"
+    )
+    first_answer = str(common.build_c("first_answer"))
+    for status, expected in (("200", 0), ("503", 1)):
+        port = str(common.free_port())
+        command = [first_answer, port, sys.executable, str(program), port, status]
+        assert subprocess.run(command, timeout=60, capture_output=True).returncode == expected
+    ended = subprocess.run([first_answer, port, "false"], capture_output=True, timeout=60)
+    assert ended.returncode == 1
 
 
 @needs_compiler
@@ -122,6 +170,32 @@ def test_interleave_starts_each_round_one_further():
     samples = list(common.interleave(plan, "case", ["a", "b", "c"], measure))
     assert "".join(order) == "abcbcacab"
     assert [sample.round for sample in samples] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_peer_that_cannot_do_a_case_leaves_it_and_others_end_the_run():
+    plan = common.Plan(pairs=2)
+
+    def measure(variant):
+        if variant != "uvloop":
+            raise common.BenchError("first\nNotImplementedError")
+        return common.Sample("", variant, 0, {})
+
+    samples = list(common.interleave(plan, "case", ["uvloop", "rloop"], measure))
+    assert [sample.variant for sample in samples] == ["uvloop", "uvloop"]
+    assert plan.skipped == {"case, rloop": "NotImplementedError"}
+    with pytest.raises(common.BenchError):
+        list(common.interleave(plan, "case", ["uvloop", "pyloop-epoll"], measure))
+
+
+def test_a_time_limit_leaves_three_rounds():
+    plan = common.Plan(pairs=9, budget=common.Budget(seconds=0.0))
+    for case in plan.each(["a", "b"]):
+        samples = common.interleave(plan, case, ["x"], lambda v: common.Sample("", v, 0, {}))
+        assert len(list(samples)) == common.ROUNDS_MIN
+    plan.budget = common.Budget(seconds=3600.0)
+    for case in plan.each(["a"]):
+        samples = common.interleave(plan, case, ["x"], lambda v: common.Sample("", v, 0, {}))
+        assert len(list(samples)) == 9
 
 
 def test_the_command_is_quoted_as_typed_but_for_folders():
