@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench http|echo|micro|all [options]``; tools/bench calls it."""
+"""The command line: ``python -m bench SUITE|all [options]``; tools/bench calls it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from bench import chart, counters, report
 from bench.common import (
     RETRIES_PER_RUN,
     BenchError,
+    Budget,
     Cores,
     Plan,
     choose_cores,
@@ -22,12 +24,20 @@ from bench.echo import run as echo
 from bench.http import run as http
 from bench.http import servers
 from bench.micro import run as micro
+from bench.start import run as start
+from bench.sweep import run as sweep
 
 SUITES = {
     "http": (http.run, servers.BASELINE),
     "echo": (echo.run, echo.BASELINE),
     "micro": (micro.run, micro.BASELINE),
+    "sweep": (sweep.run, sweep.BASELINE),
+    "start": (start.run, start.BASELINE),
 }
+SHARES = {"http": 0.30, "echo": 0.46, "micro": 0.11, "sweep": 0.10, "start": 0.03}
+"""How a time limit is divided among the suites of `all`."""
+ALL_MINUTES = 28.0
+LIMITED_SECONDS = 0.3  # the default window where time is limited
 QUICK_SECONDS = 0.3
 
 
@@ -39,27 +49,36 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("suite", choices=[*SUITES, "all"])
     add("--pairs", type=int, default=7, help="interleaved rounds (default %(default)s)")
-    add("--seconds", type=float, default=2.0, help="length of a timed window (%(default)s)")
+    add("--seconds", type=float,
+        help=f"length of a timed window (2.0; with a time limit {LIMITED_SECONDS})")
+    add("--minutes", type=float,
+        help="time limit: every case of a suite, and of the rounds as many as fit, three at least "
+        f"(all: {ALL_MINUTES:g}; a single suite: none, and its main cases only)")
     add("--variants", default="", help="only these, with commas: uvloop,pyloop-epoll")
     add("--cases", default="", help="only these, with commas; echo and micro: also 'full'")
     add("--again", action="store_true", help="the baseline twice: what difference is noise")
     add("--quick", action="store_true", help="one short round: does it work?")
     add("--instructions", choices=["auto", "perf", "cachegrind", "none"], default="auto",
         help="how user instructions are counted (auto: by hardware, else by Cachegrind)")
-    add("--python", default=sys.executable, help="the interpreter that is measured")
+    add("--python", default=sys.executable,
+        help="the interpreter that is measured (tools/bench makes an environment for it)")
     add("--json", type=Path, metavar="FILE", help="write all samples and the summary")
     add("--markdown", type=Path, metavar="FILE", help="write the tables (always printed too)")
     add("--svg", type=Path, metavar="FILE", help="draw the chart")
     return parser.parse_args(arguments)
 
 
-def plan_of(options: argparse.Namespace, cores: Cores) -> Plan:
-    if options.pairs < 1 or options.seconds <= 0:
-        raise BenchError("--pairs and --seconds must be positive")
+def plan_of(options: argparse.Namespace, cores: Cores, minutes: float | None) -> Plan:
+    """What one suite is to do. Its time begins now."""
+    seconds = options.seconds
+    if seconds is None:
+        seconds = 2.0 if minutes is None else LIMITED_SECONDS
+    if options.pairs < 1 or seconds <= 0 or (minutes is not None and minutes <= 0):
+        raise BenchError("--pairs, --seconds and --minutes must be positive")
     quick = options.quick
     return Plan(
         pairs=1 if quick else options.pairs,
-        seconds=QUICK_SECONDS if quick else options.seconds,
+        seconds=QUICK_SECONDS if quick else seconds,
         quick=quick,
         same_twice=options.again,
         instructions="none" if quick and options.instructions == "auto" else options.instructions,
@@ -68,7 +87,21 @@ def plan_of(options: argparse.Namespace, cores: Cores) -> Plan:
         cases=[name for name in options.cases.split(",") if name],
         cores=cores,
         retries_left=0 if quick else RETRIES_PER_RUN,
+        budget=None if quick or minutes is None else Budget(minutes * 60),
     )
+
+
+def plan_of_all(suite: str, options: argparse.Namespace, cores: Cores) -> Plan | None:
+    """A suite's plan as a part of `all`; None if --cases or --variants leave nothing of it."""
+    minutes = (options.minutes or ALL_MINUTES) * SHARES[suite]
+    plan = plan_of(options, cores, minutes)
+    mine = [name.removeprefix(f"{suite}:") for name in plan.cases if name.startswith(f"{suite}:")]
+    if any(":" not in name or name.split(":")[0] not in SUITES for name in plan.cases):
+        raise BenchError("cases of `all` have their suite before them: echo:protocol/1KiB/64")
+    if plan.cases and not mine:
+        return None
+    plan.cases = mine
+    return plan
 
 
 def with_suite(path: Path, suite: str, several: bool) -> Path:
@@ -80,7 +113,8 @@ def command_line(arguments: list[str]) -> str:
     return " ".join(["tools/bench", *(re.sub(r"(^|=)/.*/", r"\1", word) for word in arguments)])
 
 
-def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool) -> None:
+def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool) -> dict:
+    """Measures, prints and writes; returns the result."""
     measure, baseline = SUITES[suite]
     command = command_line(sys.argv[1:])
     source, why = counters.instruction_source(plan.instructions)
@@ -99,6 +133,27 @@ def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool
     for path, render in outputs:
         if path:
             with_suite(path, suite, several).write_text(render(result))
+    return result
+
+
+def run_all(options: argparse.Namespace, cores: Cores) -> bool:
+    """Every suite, then what missed its target. A suite that fails does not stop the others."""
+    results, complete = [], True
+    started = time.monotonic()
+    for suite in SUITES:
+        try:
+            plan = plan_of_all(suite, options, cores)
+            if plan is not None:
+                results.append(run_suite(suite, options, plan, True))
+        except BenchError as error:
+            say(f"bench: {suite}: {error}")
+            complete = False
+        say(f"{suite}: done after {(time.monotonic() - started) / 60:.1f} minutes in all")
+    text = report.missed(results)
+    print(text)
+    if options.markdown:
+        with_suite(options.markdown, "targets", True).write_text(text)
+    return complete
 
 
 def main() -> int:
@@ -109,9 +164,10 @@ def main() -> int:
         if cores.shared:
             say("only one core: server and client share it, so clocks mean little here")
         os.sched_setaffinity(0, {cores.client})
-        names = list(SUITES) if options.suite == "all" else [options.suite]
-        for suite in names:
-            run_suite(suite, options, plan_of(options, cores), len(names) > 1)
+        if options.suite == "all":
+            return 0 if run_all(options, cores) else 1
+        plan = plan_of(options, cores, options.minutes)
+        run_suite(options.suite, options, plan, False)
     except BenchError as error:
         say(f"bench: {error}")
         return 1

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from bench.report import COLUMNS
 
-METRICS = {"http": "requests_per_s", "echo": "messages_per_s", "micro": "ns"}
+METRICS = {"http": "requests_per_s", "echo": "messages_per_s", "sweep": "messages_per_s",
+           "micro": "ns", "start": "ms"}  # fmt: skip
 IDLE_METRIC = "rss_per_idle"
 SMALLER_IS_BETTER = "smaller is better"
 LARGER_IS_BETTER = "larger is better"
@@ -79,7 +80,7 @@ def draw(result: dict, metric: str | None = None) -> str:
     parts: list[str] = []
     top = float(MARGIN)
     for case in dict.fromkeys(row["case"] for row in result["summary"]):
-        shown = IDLE_METRIC if case.endswith("idle") else metric
+        shown = IDLE_METRIC if "idle" in case else metric
         rows = [r for r in result["summary"] if r["case"] == case and shown in r["metrics"]]
         if rows:
             parts += _panel(top, suite, case, rows, shown)

@@ -10,6 +10,22 @@ from bench.common import Plan, Sample, machine, summarize, versions
 
 FORMAT = 1
 
+_LOAD_COLUMNS = (
+    ("messages_per_s", "messages/s", "{:,.0f}"),
+    ("p50_us", "p50 µs", "{:,.0f}"),
+    ("p99_us", "p99 µs", "{:,.0f}"),
+    ("p999_us", "p99.9 µs", "{:,.0f}"),
+    ("user_instr", "user instr.", "{:,.0f}"),
+    ("kernel_instr", "kernel instr.", "{:,.0f}"),
+    ("syscalls", "syscalls", "{:.2f}"),
+    ("faults", "page faults", "{:.2f}"),
+    ("cpu_ns", "CPU ns", "{:,.0f}"),
+    ("user_ns", "user ns", "{:,.0f}"),
+    ("kernel_ns", "kernel ns", "{:,.0f}"),
+    ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
+    ("server_busy", "server busy", "{:.0%}"),
+)
+
 COLUMNS = {
     "http": (
         ("requests_per_s", "requests/s", "{:,.0f}"),
@@ -27,21 +43,8 @@ COLUMNS = {
         ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
         ("server_busy", "server busy", "{:.0%}"),
     ),
-    "echo": (
-        ("messages_per_s", "messages/s", "{:,.0f}"),
-        ("p50_us", "p50 µs", "{:,.0f}"),
-        ("p99_us", "p99 µs", "{:,.0f}"),
-        ("p999_us", "p99.9 µs", "{:,.0f}"),
-        ("user_instr", "user instr.", "{:,.0f}"),
-        ("kernel_instr", "kernel instr.", "{:,.0f}"),
-        ("syscalls", "syscalls", "{:.2f}"),
-        ("faults", "page faults", "{:.2f}"),
-        ("cpu_ns", "CPU ns", "{:,.0f}"),
-        ("user_ns", "user ns", "{:,.0f}"),
-        ("kernel_ns", "kernel ns", "{:,.0f}"),
-        ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
-        ("server_busy", "server busy", "{:.0%}"),
-    ),
+    "echo": _LOAD_COLUMNS,
+    "sweep": _LOAD_COLUMNS,
     "micro": (
         ("ns", "ns", "{:,.0f}"),
         ("user_instr", "user instr.", "{:,.0f}"),
@@ -50,9 +53,15 @@ COLUMNS = {
         ("faults", "page faults", "{:.2f}"),
         ("cpu_ns", "CPU ns", "{:,.0f}"),
     ),
+    "start": (
+        ("ms", "ms", "{:,.1f}"),
+        ("user_ms", "user ms", "{:,.1f}"),
+        ("kernel_ms", "kernel ms", "{:,.1f}"),
+    ),
 }
 PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
-           "micro": ("user_instr", "ns")}  # fmt: skip
+           "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"),
+           "start": ("ms",)}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 
 
@@ -166,3 +175,14 @@ def _targets(checks: list[dict]) -> str:
             verdict = "met" if check["met"] else "**missed**"
         lines.append(f"| {check['what']} | {check['at_most']:.2f} | {measured} | {verdict} |")
     return "\n".join(lines)
+
+
+def missed(results: list[dict]) -> str:
+    """The targets of several suites that were missed or could not be judged."""
+    checks = [check for result in results for check in result["targets"] if check["met"] is not True]
+    total = sum(len(result["targets"]) for result in results)
+    unknown = sum(check["met"] is None for check in checks)
+    head = (f"# Targets\n\n{total - len(checks)} of {total} met, {len(checks) - unknown} missed, "
+            f"{unknown} not known here.\n")  # fmt: skip
+    checks.sort(key=lambda check: check["met"] is None)
+    return head + ("\n" + _targets(checks) + "\n" if checks else "")

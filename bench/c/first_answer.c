@@ -1,7 +1,11 @@
 /*
  * first_answer.c - starts a server and ends with it once it has answered one request:
  *
- *   first_answer PORT COMMAND [ARGUMENT...]
+ *   first_answer COMMAND [ARGUMENT...]
+ *
+ * The argument PORT is replaced by a free port, another one in each run: the listening socket of a
+ * killed server with an io_uring outlives its process for a moment and would take the next run's
+ * connection.
  *
  * hyperfine times the whole, so nothing here may take long: one fork, a connection attempt every
  * half millisecond, SIGKILL at the end because an orderly shutdown is not what is measured.
@@ -13,7 +17,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -23,6 +26,7 @@
 #define ATTEMPTS 40000 /* 20 s */
 #define ATTEMPT_NS 500000
 #define ANSWER_SECONDS 10
+#define PORT_ARGUMENT "PORT"
 #define EXPECTED "HTTP/1.1 200 "
 
 static bool
@@ -49,11 +53,11 @@ has_ended(pid_t server)
 
 /* Connects as soon as somebody listens; false when the server ended or never did. */
 static bool
-wait_for_answer(pid_t server, unsigned long port)
+wait_for_answer(pid_t server, uint16_t port)
 {
     struct sockaddr_in address = {
         .sin_family = AF_INET,
-        .sin_port = htons((uint16_t)port),
+        .sin_port = htons(port),
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
     };
     struct timespec pause = {.tv_nsec = ATTEMPT_NS};
@@ -74,13 +78,39 @@ wait_for_answer(pid_t server, unsigned long port)
     return false;
 }
 
+/* A port that nobody has bound; 0 on failure. */
+static uint16_t
+free_port(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool found = fd >= 0 && bind(fd, (struct sockaddr *)&address, length) == 0 &&
+                 getsockname(fd, (struct sockaddr *)&address, &length) == 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return found ? ntohs(address.sin_port) : 0;
+}
+
 int
 main(int argc, char **argv)
 {
-    unsigned long port = argc > 2 ? strtoul(argv[1], NULL, 10) : 0;
-    if (port == 0 || port > UINT16_MAX) {
-        fprintf(stderr, "usage: first_answer PORT COMMAND [ARGUMENT...]\n");
+    if (argc < 2) {
+        fprintf(stderr, "usage: first_answer COMMAND [ARGUMENT...]\n");
         return 2;
+    }
+    uint16_t port = free_port();
+    if (port == 0) {
+        perror("first_answer: no free port");
+        return 1;
+    }
+    char digits[8];
+    snprintf(digits, sizeof(digits), "%u", (unsigned)port);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], PORT_ARGUMENT) == 0) {
+            argv[i] = digits;
+        }
     }
     pid_t server = fork();
     if (server < 0) {
@@ -88,7 +118,7 @@ main(int argc, char **argv)
         return 1;
     }
     if (server == 0) {
-        execvp(argv[2], argv + 2);
+        execvp(argv[1], argv + 1);
         perror("first_answer: exec");
         _exit(127);
     }
@@ -96,7 +126,7 @@ main(int argc, char **argv)
     kill(server, SIGKILL);
     waitpid(server, NULL, 0);
     if (!ok) {
-        fprintf(stderr, "first_answer: no answer on port %lu\n", port);
+        fprintf(stderr, "first_answer: no answer on port %u\n", (unsigned)port);
     }
     return ok ? 0 : 1;
 }

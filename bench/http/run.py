@@ -210,9 +210,11 @@ def run(plan: Plan) -> list[Sample]:
     """All samples of the suite."""
     names = chosen(plan, servers.SERVERS, servers.BASELINE, servers.problem)
     samples: list[Sample] = []
-    for case in plan.cases or CASES:
+    cases = plan.cases or CASES
+    for case in cases:
         if case not in CASES:
             raise BenchError(f"unknown case {case!r}: {', '.join(CASES)}")
+    for case in plan.each(cases):
         one = (lambda name: measure_idle(name, plan)) if case == "idle" else (
             lambda name, case=case: measure(name, case, plan))  # fmt: skip
         found = list(interleave(plan, case, names, one))

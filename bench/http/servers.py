@@ -23,7 +23,7 @@ SERVERS = (
 )
 
 
-def command(name: str, application: str, port: int, python: str) -> tuple[list[str], dict]:
+def command(name: str, application: str, port: int | str, python: str) -> tuple[list[str], dict]:
     """Command line and extra environment that serve `application` on 127.0.0.1:port."""
     address = ["--host", "127.0.0.1", "--port", str(port)]
     quiet = ["--no-access-log", "--log-level", "warning"]

@@ -6,10 +6,12 @@ What one operation is stands in each docstring; the same code runs on every loop
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 
 GROUP = 100  # tasks that one gather or TaskGroup holds
 BURST = 1_000  # callbacks put into the queue before any of them runs
+SLEEP_NS = 1_000_000
 
 
 def _nothing() -> None:
@@ -164,6 +166,33 @@ async def lock(loop, count):
     await asyncio.gather(take(), take())
 
 
+async def semaphore(loop, count):
+    """A place of two taken and given by one of four tasks that want it."""
+    shared = asyncio.Semaphore(2)
+
+    async def take():
+        for _ in range(count // 4):
+            async with shared:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(take(), take(), take(), take())
+
+
+async def sleep_1ms(loop, count):
+    """How late asyncio.sleep(0.001) comes back."""
+    for _ in range(count):
+        await asyncio.sleep(SLEEP_NS / 1e9)
+
+
+async def spawn(loop, count):
+    """A child process started and waited for; the smallest there is."""
+    program = shutil.which("true")
+    for _ in range(count):
+        child = await asyncio.create_subprocess_exec(program)
+        if await child.wait() != 0:
+            raise RuntimeError(f"{program} failed")
+
+
 async def thread_ping_pong(loop, count):
     """There and back between the loop and another thread."""
     wake, done = threading.Event(), loop.create_future()
@@ -193,5 +222,10 @@ async def thread_ping_pong(loop, count):
 
 MAIN = (call_soon, call_later_cancel, sleep_0, create_task, queue_ping_pong, future_round_trip,
         gather_100, call_soon_threadsafe, run_in_executor)  # fmt: skip
-MORE = (call_soon_burst, task_group_100, timeout, event, lock, thread_ping_pong)
+MORE = (call_soon_burst, task_group_100, timeout, event, lock, semaphore, thread_ping_pong,
+        sleep_1ms, spawn)  # fmt: skip
 BY_NAME = {case.__name__: case for case in (*MAIN, *MORE)}
+UNITS = {"sleep_1ms": 20, "spawn": 20}
+"""Operations are counted in multiples of this; of BURST in the other cases."""
+WAITS_NS = {"sleep_1ms": SLEEP_NS}
+"""What an operation waits for by its own wish, which is not counted as time."""

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 
-from bench import counters
+from bench import counters, targets
 from bench.common import (
     LOOPS,
     BenchError,
@@ -92,21 +92,29 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
     return counters.instructions_per(run, CACHEGRIND_OPERATIONS)
 
 
+def is_counted(case: str, plan: Plan) -> bool:
+    """Whether Cachegrind counts the case: where the kernel does the work it says nothing."""
+    if case in targets.KERNEL_BOUND:
+        return False
+    return plan.budget is None or targets.wants_instructions("micro", case)
+
+
 def run(plan: Plan) -> list[Sample]:
     """All samples of the suite."""
     wanted = plan.cases or (QUICK_CASES if plan.quick else [c.__name__ for c in cases.MAIN])
-    if list(wanted) == ["full"]:
+    if list(wanted) == ["full"] or (plan.budget is not None and not plan.cases):
         wanted = list(cases.BY_NAME)
     for case in wanted:
         if case not in cases.BY_NAME:
             raise BenchError(f"unknown case {case!r}: {', '.join(cases.BY_NAME)}")
     names = chosen(plan, LOOPS, BASELINE, loop_problem)
     samples: list[Sample] = []
-    for case in wanted:
+    for case in plan.each(wanted):
         found = list(
             interleave(plan, case, names, lambda name, case=case: measure(name, case, plan))
         )
-        if counters.instruction_source(plan.instructions)[0] == "cachegrind":
+        source = counters.instruction_source(plan.instructions)[0]
+        if source == "cachegrind" and is_counted(case, plan):
             counters.add_instructions(
                 plan, found, names, lambda name, case=case: cachegrind(name, case, plan)
             )

@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import chart, common, report, targets  # noqa: E402
-from bench.__main__ import command_line  # noqa: E402
+from bench.__main__ import SHARES, SUITES, command_line, parse, plan_of_all  # noqa: E402
 from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
+from bench.sweep import run as sweep  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc"))), reason="the load generator needs a C compiler"
@@ -79,10 +80,9 @@ def test_answers_are_waited_for_by_first_answer(tmp_path):
     )
     first_answer = str(common.build_c("first_answer"))
     for status, expected in (("200", 0), ("503", 1)):
-        port = str(common.free_port())
-        command = [first_answer, port, sys.executable, str(program), port, status]
+        command = [first_answer, sys.executable, str(program), "PORT", status]
         assert subprocess.run(command, timeout=60, capture_output=True).returncode == expected
-    ended = subprocess.run([first_answer, port, "false"], capture_output=True, timeout=60)
+    ended = subprocess.run([first_answer, "false"], capture_output=True, timeout=60)
     assert ended.returncode == 1
 
 
@@ -202,6 +202,38 @@ def test_the_command_is_quoted_as_typed_but_for_folders():
     words = ["echo", "--cases", "protocol/1KiB/64", "--json", "/some/folder/r.json", "--svg=/a/b.svg"]
     quoted = "tools/bench echo --cases protocol/1KiB/64 --json r.json --svg=b.svg"
     assert command_line(words) == quoted
+
+
+def test_cases_of_all_name_their_suite():
+    options = parse(["all", "--cases", "echo:protocol/1KiB/1,sweep:http/4", "--minutes", "10"])
+    cores = common.choose_cores()
+    assert plan_of_all("echo", options, cores).cases == ["protocol/1KiB/1"]
+    assert plan_of_all("sweep", options, cores).cases == ["http/4"]
+    assert plan_of_all("http", options, cores) is None
+    with pytest.raises(common.BenchError, match="have their suite before them"):
+        plan_of_all("echo", parse(["all", "--cases", "protocol/1KiB/1"]), cores)
+    assert abs(sum(SHARES.values()) - 1) < 1e-9 and SHARES.keys() == SUITES.keys()
+
+
+def test_every_case_name_is_understood():
+    for case in (*echo.DEFAULT_CASES, *echo.FULL_CASES):
+        assert echo.parse(case)[0] in places.STYLES
+    for case in (*sweep.CASES, *sweep.REFERENCE):
+        assert sweep.parse(case)[0] in sweep.LOADS
+    for case in ("protocol", "udp/idle/10", "protocol/1KiB/0", "other/1KiB/1"):
+        with pytest.raises(common.BenchError, match="unknown case"):
+            echo.parse(case)
+
+
+def test_missed_and_unknown_targets_are_listed_together():
+    def check(name, met):
+        return {"what": name, "at_most": 1.0, "measured": None if met is None else 2.0, "met": met,
+                "hints": {}}  # fmt: skip
+
+    text = report.missed([{"targets": [check("a", None), check("b", True)]},
+                          {"targets": [check("c", False)]}])  # fmt: skip
+    assert "1 of 3 met, 1 missed, 1 not known" in text
+    assert text.index("| c |") < text.index("| a |") and "| b |" not in text
 
 
 def test_quick_run_writes_tables_json_and_chart(tmp_path):
