@@ -22,19 +22,21 @@ from bench.common import (
 )
 from bench.echo import run as echo
 from bench.http import run as http
-from bench.http import servers
+from bench.http import servers as http_servers
 from bench.micro import run as micro
+from bench.servers import run as servers
 from bench.start import run as start
 from bench.sweep import run as sweep
 
 SUITES = {
-    "http": (http.run, servers.BASELINE),
+    "http": (http.run, http_servers.BASELINE),
     "echo": (echo.run, echo.BASELINE),
     "micro": (micro.run, micro.BASELINE),
     "sweep": (sweep.run, sweep.BASELINE),
+    "servers": (servers.run, servers.BASELINE),
     "start": (start.run, start.BASELINE),
 }
-SHARES = {"http": 0.30, "echo": 0.46, "micro": 0.11, "sweep": 0.10, "start": 0.03}
+SHARES = {"http": 0.26, "echo": 0.40, "micro": 0.10, "sweep": 0.08, "servers": 0.13, "start": 0.03}
 """How a time limit is divided among the suites of `all`."""
 ALL_MINUTES = 28.0
 LIMITED_SECONDS = 0.3  # the default window where time is limited

@@ -249,19 +249,13 @@ class Server:
         return self.log_tail()
 
 
-class Load:
-    """The native load generator (bench/c/load.c), obeying commands. A context manager."""
+class LoadProcess:
+    """A load generator obeying commands ("run SECONDS", "count N"). A context manager."""
 
-    def __init__(self, port: int, connections: int, core: int, *, size: int = 0, http: str = "",
-                 expect: str = "", options: tuple[str, ...] = (), pass_fds: tuple[int, ...] = (),
-                 ):  # fmt: skip
-        """`options` and `pass_fds` are for what is not TCP; the port is then 0 where there is none."""
-        argv = [str(build_c("load_tls" if "--tls" in options else "load")), *options]
-        argv += ["--port", str(port)] if port else []
-        argv += ["--connections", str(connections)]
-        argv += ["--http", http, "--expect", expect] if http else ["--size", str(size)]
+    def __init__(self, argv: list[str], core: int, pass_fds: tuple[int, ...] = ()):
         self._process = subprocess.Popen(
             argv,
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -271,7 +265,7 @@ class Load:
         )
         self._answer()  # "ready": every connection was served once
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> LoadProcess:
         return self
 
     def __exit__(self, *_exc) -> None:
@@ -305,6 +299,20 @@ class Load:
 
     def count(self, messages: int) -> dict:
         return self._command(f"count {messages}")
+
+
+class Load(LoadProcess):
+    """The native load generator (bench/c/load.c)."""
+
+    def __init__(self, port: int, connections: int, core: int, *, size: int = 0, http: str = "",
+                 expect: str = "", options: tuple[str, ...] = (), pass_fds: tuple[int, ...] = (),
+                 ):  # fmt: skip
+        """`options` and `pass_fds` are for what is not TCP; the port is then 0 where there is none."""
+        argv = [str(build_c("load_tls" if "--tls" in options else "load")), *options]
+        argv += ["--port", str(port)] if port else []
+        argv += ["--connections", str(connections)]
+        argv += ["--http", http, "--expect", expect] if http else ["--size", str(size)]
+        super().__init__(argv, core, pass_fds)
 
 
 # --- samples and statistics ---------------------------------------------------------------------
@@ -499,7 +507,8 @@ def summarize(samples: list[Sample], baseline: str) -> list[dict]:
 # --- what the figures were measured on ----------------------------------------------------------
 
 _PACKAGES = ("uvloop", "aiofastnet", "rloop", "rsloop", "zuvloop", "uvicorn", "httptools", "granian", "fastapi",
-             "starlette", "pydantic", "data-bridge-pyloop")  # fmt: skip
+             "starlette", "pydantic", "aiohttp", "websockets",
+             "asyncpg", "redis", "data-bridge-pyloop")  # fmt: skip
 
 _VERSIONS_CODE = f"""
 import importlib.metadata as m, json, platform, sys, sysconfig

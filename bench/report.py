@@ -45,6 +45,7 @@ COLUMNS = {
     ),
     "echo": _LOAD_COLUMNS,
     "sweep": _LOAD_COLUMNS,
+    "servers": _LOAD_COLUMNS,
     "micro": (
         ("ns", "ns", "{:,.0f}"),
         ("user_instr", "user instr.", "{:,.0f}"),
@@ -60,6 +61,7 @@ COLUMNS = {
     ),
 }
 PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
+           "servers": ("user_instr", "cpu_ns", "messages_per_s"),
            "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"),
            "start": ("ms",)}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""

@@ -53,6 +53,8 @@ TARGETS = (
     # `auto` is never more than 3 % behind the better backend.
     Target("sweep", "*", "messages_per_s inverse", "pyloop-epoll", 1.03, "pyloop-auto"),
     Target("sweep", "*", "messages_per_s inverse", "pyloop-io_uring", 1.03, "pyloop-auto"),
+    Target("servers", "*", "instr", "uvloop", 1 / 1.1),
+    Target("servers", "*", "messages_per_s inverse", "uvloop", 1.0),
     Target("micro", "*", "ns", "uvloop", 1 / 1.3),
 )
 KERNEL_BOUND = ("spawn", "sleep_1ms")

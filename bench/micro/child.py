@@ -1,5 +1,7 @@
 """Runs one case on one loop: ``python -m bench.micro.child LOOP CASE [COUNT]``.
 
+CASE is a name of cases.py, or MODULE:FUNCTION with a function of that form.
+
 With COUNT: does that many operations and ends. Without: warms up, finds how many fit in a second,
 prints "ready", and obeys lines on standard input: "run SECONDS" does what should take that long and
 prints {"operations": N, "wall_ns": T}, T without what the operations themselves wait for.
@@ -8,6 +10,7 @@ prints {"operations": N, "wall_ns": T}, T without what the operations themselves
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import sys
 import time
@@ -34,9 +37,14 @@ def operations_per_second(loop, case, unit: int) -> float:
         count *= 2
 
 
+def case_named(name: str):
+    module, colon, function = name.partition(":")
+    return getattr(importlib.import_module(module), function) if colon else BY_NAME[name]
+
+
 def main() -> None:
     loop = new_loop(sys.argv[1])
-    case = BY_NAME[sys.argv[2]]
+    case = case_named(sys.argv[2])
     unit = UNITS.get(sys.argv[2], BURST)
     if len(sys.argv) > 3:
         timed(loop, case, int(sys.argv[3]))

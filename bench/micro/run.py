@@ -33,9 +33,9 @@ QUICK_CASES = ("call_soon", "sleep_0", "create_task")
 class Child(Server):
     """A child that waits for "run SECONDS"."""
 
-    def __init__(self, variant: str, case: str, plan: Plan):
+    def __init__(self, variant: str, case: str, plan: Plan, env: dict[str, str] | None = None):
         argv = [plan.python, "-m", "bench.micro.child", variant, case]
-        super().__init__(argv, plan.cores.server, stdin=subprocess.PIPE)
+        super().__init__(argv, plan.cores.server, env, stdin=subprocess.PIPE)
         if self._line() != "ready":
             self._die("did not get ready")
 
@@ -55,12 +55,17 @@ class Child(Server):
         return super().stop()
 
 
-def measure(variant: str, case: str, plan: Plan) -> Sample:
-    """One sample of one variant."""
-    seconds = QUICK_SECONDS if plan.quick else SECONDS
-    with Child(variant, case, plan) as child:
+def measure(
+    variant: str, case: str, plan: Plan, env: dict[str, str] | None = None,
+    partner: Server | None = None, seconds: float = SECONDS,
+) -> Sample:  # fmt: skip
+    """One sample of one variant. `partner` is what the child talks to, on the client's core."""
+    if plan.quick:
+        seconds = QUICK_SECONDS
+    with Child(variant, case, plan, env) as child:
         events = counters.HARDWARE if counters.hardware_problem() is None else ()
-        with counters.Window(child, plan.cores, events) as window:
+        partners = tuple(partner.pids()) if partner is not None else ()
+        with counters.Window(child, plan.cores, events, partners) as window:
             result = child.run(seconds)
         metrics = window.per(result["operations"])
         metrics["ns"] = result["wall_ns"] / result["operations"]

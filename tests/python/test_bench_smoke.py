@@ -17,6 +17,7 @@ from bench import chart, common, report, targets  # noqa: E402
 from bench.__main__ import SHARES, SUITES, command_line, parse, plan_of_all  # noqa: E402
 from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
+from bench.servers import programs, ws_load  # noqa: E402
 from bench.sweep import run as sweep  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(
@@ -234,6 +235,28 @@ def test_missed_and_unknown_targets_are_listed_together():
                           {"targets": [check("c", False)]}])  # fmt: skip
     assert "1 of 3 met, 1 missed, 1 not known" in text
     assert text.index("| c |") < text.index("| a |") and "| b |" not in text
+
+
+@pytest.mark.parametrize("kind", ["aiohttp", "websockets"])
+def test_programs_serve_their_load(kind):
+    pytest.importorskip(kind)
+    cores = common.choose_cores()
+    with common.Server([sys.executable, "-m", "bench.servers.programs", "pyloop-epoll", kind], cores.server) as server:
+        port = server.read_port()
+        if kind == "aiohttp":
+            load = common.Load(port, 4, cores.client, http="/", expect=programs.BODY)
+        else:
+            argv = [sys.executable, "-m", "bench.servers.ws_load", str(port), "4", "1024"]
+            load = common.LoadProcess(argv, cores.client)
+        with load:
+            assert load.count(100)["messages"] == 100
+            assert load.run(0.05)["connections_served"] == 4
+    assert server.process.returncode == 0, server.log_tail()
+
+
+def test_websocket_lengths():
+    assert ws_load._length(125, 0x80) == b"\xfd"
+    assert ws_load._length(1024, 0) == b"\x7e\x04\x00"
 
 
 def test_quick_run_writes_tables_json_and_chart(tmp_path):

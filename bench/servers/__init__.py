@@ -1,0 +1,1 @@
+"""Real servers and clients on the loops; see run.py."""
