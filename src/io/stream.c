@@ -18,6 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { BULK_READ_SIZE = 16384 };
+
 static void run_flush(struct pyl_job *job);
 static void run_event(struct pyl_job *job);
 static void read_complete(struct pyl_op *op, const struct pyl_event *event);
@@ -189,6 +191,26 @@ deliver_held(struct pyl_stream *stream)
 }
 
 /*
+ * Direct reading saves a copy and costs a system call for each read. Where the backend batches, a
+ * RECV op needs none, and small reads are cheaper copied out of its buffer.
+ */
+static uint8_t
+read_kind(const struct pyl_stream *stream)
+{
+    bool batches = (stream->worker->reactor.ops->features & PYL_BACKEND_BATCHES) != 0;
+    return stream->is_direct_read && (stream->is_read_bulk || !batches) ? PYL_OP_POLL : PYL_OP_RECV;
+}
+
+/* One large read begins bulk reading, two small ones in a row end it. */
+static void
+note_read_size(struct pyl_stream *stream, size_t size)
+{
+    bool is_small = size < BULK_READ_SIZE;
+    stream->is_read_bulk = !is_small || (stream->is_read_bulk && !stream->is_read_small);
+    stream->is_read_small = is_small;
+}
+
+/*
  * The one place that compares the read op with what is wanted. An op that is being cancelled is
  * left alone: its terminal completion comes here again.
  */
@@ -198,7 +220,7 @@ update_read_op(struct pyl_stream *stream)
     struct pyl_op *op = &stream->read_op;
     bool is_wanted =
         can_deliver(stream) && stream->read_end == PYL_READ_GOES_ON && held_left(stream) == 0;
-    uint8_t kind = stream->is_direct_read ? PYL_OP_POLL : PYL_OP_RECV;
+    uint8_t kind = read_kind(stream);
     if (op->state == PYL_OP_ACTIVE && (!is_wanted || op->kind != kind)) {
         pyl_reactor_cancel(&stream->worker->reactor, op);
     } else if (op->state == PYL_OP_IDLE && is_wanted) {
@@ -234,6 +256,7 @@ read_direct(struct pyl_stream *stream)
     }
     int64_t count = pyl_reactor_recv_now(&stream->worker->reactor, stream->fd, memory, size);
     if (count > 0) {
+        note_read_size(stream, (size_t)count);
         stream->ops->on_buffer_filled(stream, (size_t)count);
     } else if (count != -EAGAIN) {
         end_reading(stream, (int)count);
@@ -260,6 +283,7 @@ read_complete(struct pyl_op *op, const struct pyl_event *event)
     if (op->kind == PYL_OP_POLL && event->result >= 0) {
         read_direct(stream);
     } else if (event->result > 0) {
+        note_read_size(stream, (size_t)event->result);
         receive(stream, event->data, (size_t)event->result);
     } else if (event->result != -ECANCELED) {
         end_reading(stream, event->result);

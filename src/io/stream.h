@@ -36,9 +36,9 @@ struct pyl_stream_ops {
      * returns. */
     void (*on_data)(struct pyl_stream *stream, const uint8_t *data, size_t size);
     /* Optional, instead of on_data where set and enabled by pyl_stream_set_direct_read(): gives
-     * memory for the next read. It may turn out that there was nothing to read, and no other call
-     * follows. A size of 0 ends the stream with -ENOBUFS to on_error, unless the callback itself
-     * stopped reading, closed or aborted. */
+     * memory for the next read, which is received into it, or copied: see read_kind(). It may turn
+     * out that there was nothing to read, and no other call follows. A size of 0 ends the stream
+     * with -ENOBUFS to on_error, unless the callback itself stopped reading, closed or aborted. */
     void *(*get_buffer)(struct pyl_stream *stream, size_t *ret_size);
     /* `size` bytes were read into what get_buffer returned. */
     void (*on_buffer_filled)(struct pyl_stream *stream, size_t size);
@@ -82,7 +82,9 @@ struct pyl_stream {
     bool owns_fd;
     bool is_reading; /* wanted by the owner */
     bool is_direct_read;
-    bool has_eof; /* on_eof was called */
+    bool is_read_bulk;  /* the last direct reads were large, see read_kind() */
+    bool is_read_small; /* and the very last was not */
+    bool has_eof;       /* on_eof was called */
     bool is_shutdown_wanted;
     bool is_aborting;
     bool is_lost;             /* on_lost was called */

@@ -183,6 +183,36 @@ Test(stream, direct_read_paused)
     expect_got("01234567");
 }
 
+/* Goal: where the backend batches, small direct reads come by a RECV op, large ones by readiness,
+ * and nothing is lost or out of order at the change. */
+Test(stream, direct_read_changes_with_the_size)
+{
+    bool batches = (worker.reactor.ops->features & PYL_BACKEND_BATCHES) != 0;
+    static uint8_t pattern[64 * 1024];
+    for (size_t i = 0; i < sizeof(pattern); i++) {
+        pattern[i] = (uint8_t)(i * 31 + i / 251);
+    }
+    subject.direct_size = sizeof(subject.direct);
+    pyl_stream_set_direct_read(&subject.stream, true);
+    pyl_stream_read_start(&subject.stream);
+    bool was_by_readiness = false;
+    size_t expected = 0;
+    for (size_t round = 0; round < 6; round++) {
+        /* Large, small, small, and again. */
+        size_t size = round % 3 == 0 ? sizeof(pattern) : 100;
+        cr_assert_eq(write(peer, pattern, size), (ssize_t)size);
+        expected += size;
+        while (subject.got_size < expected) {
+            was_by_readiness |= subject.stream.read_op.kind == PYL_OP_POLL;
+            fixture_turn_times(&worker, 1);
+        }
+        cr_assert_arr_eq(subject.got + expected - size, pattern, size);
+    }
+    cr_assert(was_by_readiness || PYL_TINY_LIMITS);
+    fixture_turn_times(&worker, 3);
+    cr_assert_eq(subject.stream.read_op.kind, batches ? PYL_OP_RECV : PYL_OP_POLL);
+}
+
 /* Goal: an owner without memory gets -ENOBUFS, once, and the end. */
 Test(stream, direct_read_without_memory)
 {
