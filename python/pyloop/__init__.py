@@ -6,9 +6,10 @@ import sys as _sys
 from . import _tasks as _tasks
 from ._core import ClientDisconnected, __version__
 from ._loop import Loop
+from ._parallel import spawn
 from ._runner import run
 
-__all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run", "serve", "sync")
+__all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run", "serve", "spawn", "sync")
 
 _STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
             "start_server", "start_unix_server")

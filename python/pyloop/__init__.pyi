@@ -1,6 +1,7 @@
 import asyncio
 from asyncio import DefaultEventLoopPolicy
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ __all__ = (
     "new_event_loop",
     "run",
     "serve",
+    "spawn",
     "sync",
     "StreamReader",
     "StreamReaderProtocol",
@@ -32,13 +34,31 @@ __all__ = (
 )
 
 class Loop(asyncio.BaseEventLoop):
-    def __init__(self, *, backend: str | None = None, native_tasks: bool = True) -> None: ...
+    def __init__(
+        self,
+        *,
+        backend: str | None = None,
+        native_tasks: bool = True,
+        parallel: bool = False,
+        workers: int | None = None,
+    ) -> None: ...
+    @property
+    def workers(self) -> int: ...
     @property
     def backend(self) -> str | None: ...
     @property
     def native_tasks(self) -> bool: ...
 
-def new_event_loop(*, backend: str | None = None, native_tasks: bool = True) -> Loop: ...
+def new_event_loop(
+    *,
+    backend: str | None = None,
+    native_tasks: bool = True,
+    parallel: bool = False,
+    workers: int | None = None,
+) -> Loop: ...
+def spawn(
+    coro: Coroutine[Any, Any, _T], *, name: object = None, context: Context | None = None
+) -> _core.SpawnedTask[_T] | asyncio.Task[_T]: ...
 def run(
     main: Coroutine[Any, Any, _T],
     *,
@@ -46,6 +66,8 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     backend: str | None = None,
     native_tasks: bool = True,
+    parallel: bool = False,
+    workers: int | None = None,
 ) -> _T: ...
 async def serve(application: Callable[..., Any], **options: Any) -> None: ...
 def install(*, streams: bool = False, sync: bool = False) -> None: ...

@@ -1,12 +1,13 @@
 """pyloop.Loop: the C loop under asyncio's BaseEventLoop."""
 
 import asyncio
+import concurrent.futures
 import os
 import sys
 import threading
 from asyncio import events, tasks
 
-from . import _core
+from . import _core, _parallel
 from ._names import NamesMixin
 from ._sock import SockMixin
 from ._transports import TransportsMixin
@@ -19,12 +20,23 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
     backend: "io_uring", "epoll" or "kqueue"; "auto" or None picks the best that works here. RuntimeError tells why
     one that was asked for does not. The environment variable PYLOOP_BACKEND decides for "auto".
     native_tasks: False makes create_task() and create_future() return asyncio's own types.
+    parallel: pyloop.spawn() places coroutines on several threads, of which each has a loop of its own, a view of this
+    one. workers: how many, this one included; None means one per processor.
     """
 
-    def __init__(self, *, backend=None, native_tasks=True):
-        _core.LoopCore.__init__(self, backend=backend, native_tasks=native_tasks)
+    _first_view = None  # in parallel mode the loop that the program made
+
+    def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None):
+        _core.LoopCore.__init__(self, backend=backend, native_tasks=native_tasks,
+                                workers=_parallel.check_options(parallel, workers))
         asyncio.BaseEventLoop.__init__(self)
         self._init_unix()
+        self._other_views = ()
+        if parallel:
+            self._first_view = self
+            # Now, because two views could make one each.
+            self._default_executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio")
+            self._other_views = _parallel.open_views(self, View)
 
     # Running.
 
@@ -61,10 +73,31 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        if self._other_views and getattr(events._get_running_loop(), "_first_view", None) is self:
+            raise RuntimeError("a parallel loop cannot be closed by one of its own threads")
+        self._close_view()
+        self._shut()
+        for view in self._other_views:
+            view.close()  # which has ended with its thread, if there was one
+
+    def _close_view(self):
         self._close_unix()
         super().close()
         self._selector = None
-        self._shut()
+
+    # Parallel mode.
+
+    async def shutdown_asyncgens(self):
+        """Close all active asynchronous generators; in parallel mode first end what else still runs there."""
+        if self._other_views:
+            await _parallel.finish_views(self, self._other_views)
+        await super().shutdown_asyncgens()
+
+    def _raise_from_strand(self, exception):
+        def leave():
+            raise exception
+
+        self.call_soon_threadsafe(leave)
 
     # Tasks.
 
@@ -89,6 +122,17 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         finally:
             # gh-128552: no cycle through this frame's traceback.
             del task
+
+
+class View(_parallel.ViewMixin, Loop):
+    """The loop of another thread in parallel mode: made by the first view, and ended with it."""
+
+    def __init__(self, first):
+        _core.LoopCore.__init__(self, native_tasks=first.native_tasks, first=first)
+        self._first_view = first
+        asyncio.BaseEventLoop.__init__(self)
+        self._init_unix()
+        self._other_views = ()
 
 
 def _after_fork_in_child():

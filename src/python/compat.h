@@ -15,6 +15,7 @@
 #define Py_T_OBJECT_EX T_OBJECT_EX
 #define Py_T_PYSSIZET T_PYSSIZET
 #define Py_T_INT T_INT
+#define Py_T_UINT T_UINT
 #define Py_T_DOUBLE T_DOUBLE
 #define Py_T_BOOL T_BOOL
 #define Py_T_ULONG T_ULONG

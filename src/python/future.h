@@ -27,7 +27,8 @@ struct pyl_future {
 
     /* The callbacks in order: callback0, then `callbacks`. A task of ours that awaits this future
      * stands there itself, without a callable: callback0 with context0 NULL, or an item of
-     * `callbacks` that is not a tuple (callback, context). See future_callbacks.c. */
+     * `callbacks` that is not a tuple (callback, context[, view]); and so does a proxy. See
+     * future_callbacks.c. */
     PyObject *callback0;
     PyObject *context0;
     PyObject
@@ -47,7 +48,9 @@ struct pyl_future {
     PyObject *dict;
     PyObject *weakrefs;
 
-    uint8_t status; /* enum pyl_future_status */
+    /* enum pyl_future_status. Written under the critical section; release publishes the outcome to
+     * who reads it without. */
+    _Atomic uint8_t status;
     bool is_task;
     bool is_blocking;   /* yielded by an await and not yet seen by the task */
     bool log_traceback; /* an exception nobody asked for */
@@ -171,6 +174,9 @@ int pyl_future_add_callback(struct pyl_future *future, PyObject *callback, PyObj
 Py_ssize_t pyl_future_remove_callback(struct pyl_future *future, PyObject *callback);
 /* Wakes the task, in its turn among the callbacks. 0 or -1. */
 int pyl_future_add_waiter(struct pyl_future *future, struct pyl_task *task);
+/* Adds a waiting task or proxy to a pending future, in its critical section. Steals the entry. 0 or
+ * -1. */
+int pyl_future_append_entry(struct pyl_future *future, PyObject *entry);
 /* Hands all callbacks to the loop and forgets them. 0 or -1. Called once it is not pending. */
 int pyl_future_schedule_callbacks(struct pyl_future *future);
 /* future._callbacks: new list of (callback, context), or None. */

@@ -8,7 +8,8 @@
  *
  * Every entry owns one reference to its callback and context, or to its task.
  */
-#include "python/future.h"
+#include "python/crossing.h"
+#include "python/views.h"
 
 #include "base/check.h"
 
@@ -18,13 +19,28 @@ is_waiter_entry(PyObject *entry)
     return !PyTuple_CheckExact(entry);
 }
 
+/* (callback, context, view): to be called in another view than the future's. */
+static bool
+is_remote_entry(PyObject *entry)
+{
+    return PyTuple_GET_SIZE(entry) == 3;
+}
+
+static struct pyl_loop *
+remote_view(PyObject *entry)
+{
+    return (struct pyl_loop *)(void *)PyTuple_GET_ITEM(entry, 2);
+}
+
 int
 pyl_future_call_soon(struct pyl_future *future, PyObject *callback, PyObject *argument,
                      PyObject *context)
 {
     PyObject *handle;
     struct pyl_loop *native = future->native;
-    if (PYL_LIKELY(native != NULL && pyl_loop_is_direct(native))) {
+    /* Into another view in debug mode, too, where call_soon() refuses other threads. */
+    if (PYL_LIKELY(native != NULL && pyl_loop_is_direct(native)) ||
+        pyl_views_is_elsewhere(native)) {
         handle = pyl_loop_call_soon(native, callback, &argument, argument != NULL, context);
     } else {
         PyObject *stack[4] = {future->loop, callback};
@@ -41,12 +57,16 @@ pyl_future_call_soon(struct pyl_future *future, PyObject *callback, PyObject *ar
     return handle != NULL ? 0 : -1;
 }
 
-/* Takes the references to callback and context (NULL: callback is a waiting task). */
+/* Takes the references to callback and context (NULL: callback is a waiting task or proxy). */
 static int
 dispatch(struct pyl_future *future, PyObject *callback, PyObject *context)
 {
     int rc;
     if (context == NULL) {
+        if (PYL_UNLIKELY(pyl_proxy_check(future->state, callback))) {
+            pyl_proxy_deliver(callback);
+            return 0;
+        }
         rc = pyl_task_wake(pyl_task_cast(callback), future);
     } else {
         rc = pyl_future_call_soon(future, callback, (PyObject *)future, context);
@@ -65,6 +85,9 @@ dispatch_list(struct pyl_future *future, PyObject *entries)
         int rc;
         if (is_waiter_entry(entry)) {
             rc = dispatch(future, Py_NewRef(entry), NULL);
+        } else if (PYL_UNLIKELY(is_remote_entry(entry))) {
+            rc = pyl_crossing_call(remote_view(entry), PyTuple_GET_ITEM(entry, 0), future,
+                                   PyTuple_GET_ITEM(entry, 1));
         } else {
             rc = dispatch(future, Py_NewRef(PyTuple_GET_ITEM(entry, 0)),
                           Py_NewRef(PyTuple_GET_ITEM(entry, 1)));
@@ -101,9 +124,8 @@ pyl_future_schedule_callbacks(struct pyl_future *future)
     return rc;
 }
 
-/* Steals the entry. 0 or -1. */
-static int
-append_entry(struct pyl_future *future, PyObject *entry)
+int
+pyl_future_append_entry(struct pyl_future *future, PyObject *entry)
 {
     if (entry == NULL) {
         return -1;
@@ -122,6 +144,14 @@ append_entry(struct pyl_future *future, PyObject *entry)
 static int
 add_callback_locked(struct pyl_future *future, PyObject *callback, PyObject *context)
 {
+    /* A callback runs where it was added. */
+    struct pyl_loop *view = pyl_views_other(future->native);
+    if (PYL_UNLIKELY(view != NULL)) {
+        if (future->status != PYL_FUTURE_PENDING) {
+            return pyl_crossing_call(view, callback, future, context);
+        }
+        return pyl_future_append_entry(future, PyTuple_Pack(3, callback, context, view));
+    }
     if (future->status != PYL_FUTURE_PENDING) {
         return pyl_future_call_soon(future, callback, (PyObject *)future, context);
     }
@@ -130,7 +160,7 @@ add_callback_locked(struct pyl_future *future, PyObject *callback, PyObject *con
         future->context0 = Py_NewRef(context);
         return 0;
     }
-    return append_entry(future, PyTuple_Pack(2, callback, context));
+    return pyl_future_append_entry(future, PyTuple_Pack(2, callback, context));
 }
 
 int
@@ -162,7 +192,7 @@ add_waiter_locked(struct pyl_future *future, struct pyl_task *task)
         future->callback0 = waiter;
         return 0;
     }
-    return append_entry(future, waiter);
+    return pyl_future_append_entry(future, waiter);
 }
 
 int
@@ -177,8 +207,11 @@ pyl_future_add_waiter(struct pyl_future *future, struct pyl_task *task)
 
 /* (callable, context) of a waiting task, as others see it. New reference or NULL. */
 static PyObject *
-make_waiter_pair(PyObject *waiter)
+make_waiter_pair(struct pyl_future *future, PyObject *waiter)
 {
+    if (pyl_proxy_check(future->state, waiter)) {
+        return PyTuple_Pack(2, waiter, Py_None);
+    }
     struct pyl_task *task = pyl_task_cast(waiter);
     PyObject *wakeup = pyl_task_make_wakeup(task);
     if (wakeup == NULL) {
@@ -191,8 +224,10 @@ make_waiter_pair(PyObject *waiter)
 
 /* 1 if `callback` equals the entry's callable, else 0; or -1. */
 static int
-entry_matches(PyObject *entry_callback, bool is_waiter, PyObject *callback)
+entry_matches(struct pyl_future *future, PyObject *entry_callback, bool is_waiter,
+              PyObject *callback)
 {
+    is_waiter = is_waiter && !pyl_proxy_check(future->state, entry_callback);
     PyObject *callable =
         is_waiter ? pyl_task_make_wakeup(pyl_task_cast(entry_callback)) : Py_NewRef(entry_callback);
     if (callable == NULL) {
@@ -206,7 +241,7 @@ entry_matches(PyObject *entry_callback, bool is_waiter, PyObject *callback)
 /* The entries of the list that do not match, in a new list; NULL: exception. __eq__ may change the
  * list meanwhile. */
 static PyObject *
-list_unmatched(PyObject *entries, PyObject *callback)
+list_unmatched(struct pyl_future *future, PyObject *entries, PyObject *callback)
 {
     PyObject *kept = PyList_New(0);
     if (kept == NULL) {
@@ -215,7 +250,8 @@ list_unmatched(PyObject *entries, PyObject *callback)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(entries); i++) {
         PyObject *entry = Py_NewRef(PyList_GET_ITEM(entries, i));
         bool is_waiter = is_waiter_entry(entry);
-        int rc = entry_matches(is_waiter ? entry : PyTuple_GET_ITEM(entry, 0), is_waiter, callback);
+        int rc = entry_matches(future, is_waiter ? entry : PyTuple_GET_ITEM(entry, 0), is_waiter,
+                               callback);
         if (rc == 0) {
             rc = PyList_Append(kept, entry);
         }
@@ -234,7 +270,7 @@ remove_callback_locked(struct pyl_future *future, PyObject *callback)
     Py_ssize_t removed = 0;
     if (future->callback0 != NULL) {
         PyObject *callback0 = Py_NewRef(future->callback0); /* __eq__ may free the slot's */
-        int rc = entry_matches(callback0, future->context0 == NULL, callback);
+        int rc = entry_matches(future, callback0, future->context0 == NULL, callback);
         if (rc == 1 && future->callback0 == callback0) {
             Py_CLEAR(future->callback0);
             Py_CLEAR(future->context0);
@@ -249,7 +285,7 @@ remove_callback_locked(struct pyl_future *future, PyObject *callback)
         return removed;
     }
     PyObject *entries = Py_NewRef(future->callbacks);
-    PyObject *kept = list_unmatched(entries, callback);
+    PyObject *kept = list_unmatched(future, entries, callback);
     if (kept == NULL) {
         Py_DECREF(entries);
         return -1;
@@ -279,10 +315,10 @@ pyl_future_remove_callback(struct pyl_future *future, PyObject *callback)
 
 /* Appends what `entry` looks like from outside. 0 or -1. */
 static int
-list_append_pair(PyObject *list, PyObject *callback, PyObject *context)
+list_append_pair(struct pyl_future *future, PyObject *list, PyObject *callback, PyObject *context)
 {
     PyObject *pair =
-        context != NULL ? PyTuple_Pack(2, callback, context) : make_waiter_pair(callback);
+        context != NULL ? PyTuple_Pack(2, callback, context) : make_waiter_pair(future, callback);
     if (pair == NULL) {
         return -1;
     }
@@ -304,13 +340,14 @@ list_callbacks_locked(struct pyl_future *future)
     }
     int rc = 0;
     if (future->callback0 != NULL) {
-        rc = list_append_pair(list, future->callback0, future->context0);
+        rc = list_append_pair(future, list, future->callback0, future->context0);
     }
     Py_ssize_t count = future->callbacks != NULL ? PyList_GET_SIZE(future->callbacks) : 0;
     for (Py_ssize_t i = 0; i < count && rc == 0; i++) {
         PyObject *entry = PyList_GET_ITEM(future->callbacks, i);
-        rc = is_waiter_entry(entry) ? list_append_pair(list, entry, NULL)
-                                    : PyList_Append(list, entry);
+        rc = is_waiter_entry(entry) ? list_append_pair(future, list, entry, NULL)
+                                    : list_append_pair(future, list, PyTuple_GET_ITEM(entry, 0),
+                                                       PyTuple_GET_ITEM(entry, 1));
     }
     if (rc < 0) {
         Py_CLEAR(list);
@@ -338,7 +375,8 @@ pyl_future_collect_waiters(struct pyl_future *future, PyObject *set)
     Py_ssize_t count = future->callbacks != NULL ? PyList_GET_SIZE(future->callbacks) : 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *entry = PyList_GET_ITEM(future->callbacks, i);
-        if (is_waiter_entry(entry) && PySet_Add(set, entry) < 0) {
+        if (is_waiter_entry(entry) && !pyl_proxy_check(future->state, entry) &&
+            PySet_Add(set, entry) < 0) {
             return -1;
         }
     }

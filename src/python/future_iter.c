@@ -6,7 +6,8 @@
  * FutureIter with send(), throw() and close(), which must not be methods of the future itself, or
  * asyncio.iscoroutine() would take it for a coroutine.
  */
-#include "python/future.h"
+#include "python/crossing.h"
+#include "python/views.h"
 
 #include "base/check.h"
 
@@ -24,6 +25,10 @@ pyl_future_send(PyObject *op, PyObject *value, PyObject **ret)
     struct pyl_future *future = pyl_future_cast(op);
     *ret = NULL;
     if (future->status == PYL_FUTURE_PENDING) {
+        struct pyl_loop *here = pyl_views_other(future->native);
+        if (PYL_UNLIKELY(here != NULL)) {
+            return pyl_proxy_send(future, here, ret);
+        }
         if (future->is_blocking) {
             PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
             return PYGEN_ERROR;

@@ -28,7 +28,7 @@ static int
 finish(struct pyl_future *future, enum pyl_future_status status)
 {
     PYL_DCHECK(future->status == PYL_FUTURE_PENDING);
-    future->status = (uint8_t)status;
+    atomic_store_explicit(&future->status, (uint8_t)status, memory_order_release);
     if (future->is_task) {
         pyl_task_unregister((struct pyl_task *)future);
     }

@@ -16,14 +16,19 @@
 #include "base/clock.h"
 #include "sched/worker.h"
 
+struct pyl_views;
 struct pyl_watch_entry;
 
 /* `_core.LoopCore`; pyloop.Loop is the Python class over it and asyncio.BaseEventLoop. */
 struct pyl_loop {
     PyObject_HEAD
     struct pyl_state *state;   /* never NULL; kept alive by the type */
-    struct pyl_worker *worker; /* own_worker; constant, valid while the loop is open */
+    struct pyl_worker *worker; /* own_worker, or of the lane whose view this is; constant */
     struct pyl_worker own_worker;
+    struct pyl_views *views;  /* parallel mode: all views of the runtime; NULL in serial mode */
+    uint32_t lane_index;      /* in `views` */
+    bool has_baton;           /* in `views`, on builds with a GIL */
+    struct pyl_list spawned;  /* of pyl_spawned.live: begun in this view and not done */
     struct pyl_list siblings; /* state->loops, while the worker is open */
     bool is_worker_open;      /* pyl_worker_init() done, pyl_worker_fini() not */
     atomic_bool is_closed;    /* written under remote_lock, read by any thread relaxed */
@@ -76,15 +81,15 @@ pyl_loop_is_direct(const struct pyl_loop *loop)
 }
 
 /* May this thread touch the queues? With the GIL: every thread that holds it. Without: under
- * remote_lock, if no other thread runs the loop. */
+ * remote_lock, if no other thread runs the loop. In parallel mode: the thread that runs it. */
 static inline bool
 pyl_loop_owns_queues(const struct pyl_loop *loop)
 {
-    if (!PYL_FREE_THREADED) {
+    if (!PYL_FREE_THREADED && PYL_LIKELY(loop->views == NULL)) {
         return true;
     }
     unsigned long thread_id = atomic_load_explicit(&loop->thread_id, memory_order_relaxed);
-    return thread_id == 0 || thread_id == PyThread_get_thread_ident();
+    return thread_id == PyThread_get_thread_ident() || (thread_id == 0 && loop->views == NULL);
 }
 
 /* The loop is running in another thread than this one. */
@@ -107,6 +112,10 @@ void pyl_loop_raise(struct pyl_loop *loop);
  * one. Returns a new Handle, or NULL with an exception. */
 PyObject *pyl_loop_call_soon(struct pyl_loop *loop, PyObject *callback, PyObject *const *args,
                              Py_ssize_t count, PyObject *context);
+
+/* Queues a job that holds a reference to its object, from any thread. Returns false when the loop
+ * is closed: then the reference is still the caller's. */
+PYL_NODISCARD bool pyl_loop_post(struct pyl_loop *loop, struct pyl_job *job);
 
 static inline bool
 pyl_loop_is_open(const struct pyl_loop *loop)

@@ -11,6 +11,12 @@
 /* loop_type.c */
 PyObject *pyl_loop_abandon_all(PyObject *module, PyObject *unused);
 
+/* Closing has two halves, and between them the last ops end: first what is queued and watched is
+ * dropped, then what the ops referred to. */
+void pyl_loop_detach(struct pyl_loop *loop);
+/* See above. */
+void pyl_loop_release(struct pyl_loop *loop);
+
 /* loop_run.c */
 struct pyl_worker_hooks pyl_loop_hooks(struct pyl_loop *loop);
 PyObject *pyl_loop_run(PyObject *self, PyObject *unused);

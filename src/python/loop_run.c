@@ -6,6 +6,7 @@
  * every GIL_SHARE_NS.
  */
 #include "python/loop_internal.h"
+#include "python/views.h"
 
 enum { GIL_SHARE_NS = 5 * 1000 * 1000 }; /* sys.getswitchinterval()'s default */
 
@@ -56,7 +57,9 @@ run_turns(struct pyl_loop *loop)
         if (PYL_UNLIKELY(loop->has_own_clock) && pyl_timer_handles_check_clock(loop) < 0) {
             return -1;
         }
-        int error = pyl_worker_turn(loop->worker, !loop->is_stopping);
+        int error = PYL_LIKELY(loop->views == NULL)
+                        ? pyl_worker_turn(loop->worker, !loop->is_stopping)
+                        : pyl_views_turn(loop);
         if (PYL_UNLIKELY(loop->raised != NULL)) {
             PyErr_SetRaisedException(loop->raised);
             loop->raised = NULL;
@@ -88,8 +91,14 @@ pyl_loop_run(PyObject *self, PyObject *unused)
     }
     loop->owner_thread_id = PyThread_get_thread_ident();
     pyl_loop_choose_types(loop);
+    if (loop->views != NULL && pyl_views_begin_run(loop) < 0) {
+        return NULL;
+    }
     Py_INCREF(self);
     int status = run_turns(loop);
+    if (loop->views != NULL) {
+        pyl_views_end_run(loop);
+    }
     Py_DECREF(self);
     if (status < 0) {
         return NULL;

@@ -9,6 +9,8 @@
  * Invariant: the loop is in state->loops exactly while its worker is open.
  */
 #include "python/loop_internal.h"
+#include "python/spawn.h"
+#include "python/views.h"
 
 #include <stdio.h>
 
@@ -56,6 +58,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     loop->has_blocking_cancel = loop->state->asyncio_threadsafe_handle != NULL;
     pyl_list_init(&loop->siblings);
     pyl_list_init(&loop->watches);
+    pyl_list_init(&loop->spawned);
     pthread_mutex_init(&loop->running_lock, NULL);
     pthread_cond_init(&loop->running_done, NULL);
     return (PyObject *)loop;
@@ -109,15 +112,43 @@ loop_open(struct pyl_loop *loop)
     pyl_gil_lock_release(&state->loops_lock);
 }
 
-/* LoopCore(backend=None, native_tasks=True) */
+/* Makes the worker, or takes the one of a lane. workers < 0: serial mode. 0, or -1 with an
+ * exception. */
+static int
+open_worker(struct pyl_loop *loop, const char *backend, int workers, struct pyl_loop *first)
+{
+    if (first != NULL) {
+        return pyl_views_join(loop, first);
+    }
+    char cause[PYL_REACTOR_CAUSE_SIZE] = "";
+    int error;
+    if (workers >= 0) {
+        error = pyl_views_open(loop, (uint32_t)workers, backend, cause, sizeof(cause));
+    } else {
+        struct pyl_reactor_options options = {.backend = backend};
+        struct pyl_worker_hooks hooks = pyl_loop_hooks(loop);
+        error = pyl_worker_init(loop->worker, &options, &hooks, cause, sizeof(cause));
+    }
+    if (error < 0) {
+        raise_backend_error(backend, error, cause);
+        return -1;
+    }
+    return 0;
+}
+
+/* LoopCore(backend=None, native_tasks=True, workers=-1, first=None): workers >= 0 makes it the
+ * first view in parallel mode, `first` another view of that loop's. */
 static int
 loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     struct pyl_loop *loop = loop_of(self);
-    static char *names[] = {"backend", "native_tasks", NULL};
+    static char *names[] = {"backend", "native_tasks", "workers", "first", NULL};
     const char *backend = NULL;
     int has_native_tasks = true;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zp", names, &backend, &has_native_tasks)) {
+    int workers = -1;
+    PyObject *first = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zpiO!", names, &backend, &has_native_tasks,
+                                     &workers, loop->state->loop_type, &first)) {
         return -1;
     }
     if (loop->is_worker_open || loop->is_forked_child || atomic_load(&loop->is_closed)) {
@@ -133,12 +164,7 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     loop->has_native_tasks = has_native_tasks;
-    char cause[PYL_REACTOR_CAUSE_SIZE] = "";
-    struct pyl_reactor_options options = {.backend = backend};
-    struct pyl_worker_hooks hooks = pyl_loop_hooks(loop);
-    int error = pyl_worker_init(loop->worker, &options, &hooks, cause, sizeof(cause));
-    if (error < 0) {
-        raise_backend_error(backend, error, cause);
+    if (open_worker(loop, backend, workers, (struct pyl_loop *)(void *)first) < 0) {
         return -1;
     }
     loop_open(loop);
@@ -147,13 +173,20 @@ loop_init(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* End. */
 
+/* Jobs that no Python object owns stay: a lane's own, which go on until its runtime ends. */
 static void
 drop_queue(struct pyl_loop *loop, struct pyl_job_queue *queue)
 {
+    struct pyl_job_queue kept = {0};
     struct pyl_job *job;
     while ((job = pyl_job_queue_pop(queue)) != NULL) {
-        pyl_state_drop_job(loop->state, job);
+        if (pyl_state_job_owner(loop->state, job) != NULL) {
+            pyl_state_drop_job(loop->state, job);
+        } else {
+            pyl_job_queue_push(&kept, job);
+        }
     }
+    pyl_job_queue_append(queue, &kept);
 }
 
 static void
@@ -179,7 +212,7 @@ drop_jobs(struct pyl_loop *loop)
     struct pyl_inbox_node *node = pyl_inbox_take(&loop->worker->inbox);
     while (node != NULL) {
         struct pyl_inbox_node *next = node->next;
-        pyl_state_drop_job(loop->state, PYL_CONTAINER_OF(node, struct pyl_job, link));
+        pyl_job_queue_push(&loop->worker->ready, PYL_CONTAINER_OF(node, struct pyl_job, link));
         node = next;
     }
     drop_queue(loop, &loop->worker->ready);
@@ -204,6 +237,38 @@ loop_set_closed(struct pyl_loop *loop)
     pyl_gil_lock_release(&loop->remote_lock);
 }
 
+void
+pyl_loop_detach(struct pyl_loop *loop)
+{
+    loop_set_closed(loop);
+    if (!loop->is_forked_child) {
+        pyl_fd_table_detach(loop);
+        pyl_loop_fd_clear(loop);
+    }
+    pyl_spawned_forget(loop);
+    drop_jobs(loop);
+}
+
+/* The lanes have threads that this process can see. */
+static bool
+has_lanes(const struct pyl_loop *loop)
+{
+    return loop->views != NULL && loop->views->is_started && !loop->views->is_forked_child;
+}
+
+void
+pyl_loop_release(struct pyl_loop *loop)
+{
+    loop->is_worker_open = false;
+    loop_unlink(loop);
+    if (!has_lanes(loop)) { /* else others may still wake the worker */
+        pyl_worker_fini(loop->worker);
+    }
+    pyl_loop_fd_free(loop);
+    pyl_fd_table_release(loop);
+    pyl_bytes_pool_clear(&loop->bytes_pool);
+}
+
 /* Ends the worker; the loop is closed or dying, and not running. */
 static void
 loop_shut(struct pyl_loop *loop)
@@ -211,18 +276,11 @@ loop_shut(struct pyl_loop *loop)
     if (!loop->is_worker_open) {
         return;
     }
-    loop_set_closed(loop);
-    if (!loop->is_forked_child) {
-        pyl_fd_table_detach(loop);
-        pyl_loop_fd_clear(loop);
+    pyl_loop_detach(loop);
+    if (has_lanes(loop)) {
+        pyl_views_stop(loop);
     }
-    drop_jobs(loop);
-    loop->is_worker_open = false;
-    loop_unlink(loop);
-    pyl_worker_fini(loop->worker);
-    pyl_loop_fd_free(loop);
-    pyl_fd_table_release(loop);
-    pyl_bytes_pool_clear(&loop->bytes_pool);
+    pyl_loop_release(loop);
 }
 
 /* _shut(): the C part of close(). */
@@ -317,6 +375,7 @@ loop_dealloc(PyObject *self)
     (void)loop_clear(self);
     pthread_mutex_destroy(&loop->running_lock);
     pthread_cond_destroy(&loop->running_done);
+    pyl_views_leave(loop);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -355,6 +414,10 @@ pyl_loop_abandon_all(PyObject *module, PyObject *unused)
         atomic_store(&loop->is_closed, true);
         atomic_store(&loop->thread_id, 0);
         loop_abandon(loop);
+        if (loop->views != NULL) {
+            loop->views->is_forked_child = true;
+            atomic_store(&loop->views->runtime.phase, PYL_RUNTIME_ENDED); /* this lane's thread */
+        }
         count++;
     }
     return PyLong_FromLong(count);
@@ -370,6 +433,14 @@ get_backend(PyObject *self, void *unused)
         Py_RETURN_NONE;
     }
     return PyUnicode_FromString(loop->worker->reactor.ops->name);
+}
+
+/* The number of lanes, 1 in serial mode. */
+static PyObject *
+get_workers(PyObject *self, void *unused)
+{
+    const struct pyl_views *views = loop_of(self)->views;
+    return PyLong_FromUnsignedLong(views != NULL ? views->runtime.lane_count : 1);
 }
 
 static PyObject *
@@ -508,6 +579,17 @@ loop_stop(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* _end_spawning(): what was spawned and has not begun is cancelled from now on. */
+static PyObject *
+loop_end_spawning(PyObject *self, PyObject *unused)
+{
+    struct pyl_views *views = loop_of(self)->views;
+    if (views != NULL) {
+        atomic_store_explicit(&views->is_ending, true, memory_order_relaxed);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 loop_is_running(PyObject *self, PyObject *unused)
 {
@@ -571,6 +653,8 @@ static PyMethodDef loop_methods[] = {
     {"_write_to_self", loop_write_to_self, METH_NOARGS, NULL},
     {"_run", pyl_loop_run, METH_NOARGS, NULL},
     {"_shut", loop_py_shut, METH_NOARGS, NULL},
+    {"_spawn", FAST(pyl_loop_py_spawn), METH_FASTCALL, NULL},
+    {"_end_spawning", loop_end_spawning, METH_NOARGS, NULL},
     {"_add_reader", FAST(pyl_loop_py_add_reader), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"_add_writer", FAST(pyl_loop_py_add_writer), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"_remove_reader", pyl_loop_py_remove_reader, METH_O, NULL},
@@ -584,6 +668,7 @@ static PyMethodDef loop_methods[] = {
 static PyGetSetDef loop_attributes[] = {
     {"backend", get_backend, NULL, PyDoc_STR("'io_uring', 'epoll' or 'kqueue'; None when closed"),
      NULL},
+    {"workers", get_workers, NULL, PyDoc_STR("Threads that run this loop's coroutines."), NULL},
     {"_closed", get_closed, set_closed, NULL, NULL},
     {"_stopping", get_stopping, set_stopping, NULL, NULL},
     {"_thread_id", get_thread_id, set_thread_id, NULL, NULL},
@@ -598,6 +683,7 @@ static PyMemberDef loop_members[] = {
      PyDoc_STR("Debug mode logs callbacks that run longer than this many seconds.")},
     {"native_tasks", Py_T_BOOL, offsetof(struct pyl_loop, has_native_tasks), Py_READONLY,
      PyDoc_STR("Does create_task() make pyloop's own tasks, or asyncio.Task?")},
+    {"_lane_index", Py_T_UINT, offsetof(struct pyl_loop, lane_index), Py_READONLY, NULL},
     {"_has_blocking_cancel", Py_T_BOOL, offsetof(struct pyl_loop, has_blocking_cancel), 0, NULL},
     {NULL},
 };

@@ -107,6 +107,8 @@ struct pyl_strings {
     X(future_type) /* future_type.c */                                         \
     X(future_iter_type)                                                        \
     X(task_type)            /* task_type.c */                                  \
+    X(proxy_type)           /* crossing.c */                                   \
+    X(spawned_type)         /* spawn.c: what pyloop.spawn() returns */         \
     X(transport_type)       /* transport_type.c */                             \
     X(listener_type)        /* listener_type.c: what _start_serving returns */ \
     X(reader_type)          /* reader_type.c: StreamReaderCore */              \
@@ -176,7 +178,7 @@ struct pyl_job_kind {
         *drop; /* what happens to the job, and the reference, when the loop closes; NULL: decref */
 };
 
-enum { PYL_JOB_KINDS_MAX = 16 };
+enum { PYL_JOB_KINDS_MAX = 20 };
 
 struct pyl_state {
     struct pyl_strings str;
@@ -229,6 +231,8 @@ int pyl_poll_type_add(PyObject *module, struct pyl_state *state);
 int pyl_handle_types_add(PyObject *module, struct pyl_state *state);
 int pyl_future_types_add(PyObject *module, struct pyl_state *state);
 int pyl_task_type_add(PyObject *module, struct pyl_state *state);
+int pyl_proxy_type_add(PyObject *module, struct pyl_state *state);
+int pyl_spawned_type_add(PyObject *module, struct pyl_state *state);
 int pyl_transport_type_add(PyObject *module, struct pyl_state *state);
 int pyl_listener_type_add(PyObject *module, struct pyl_state *state);
 int pyl_reader_type_add(PyObject *module, struct pyl_state *state);

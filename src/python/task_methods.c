@@ -1,9 +1,10 @@
 /*
  * task_methods.c - what a Task has beyond a Future: cancelling, its name, its stack, its parts.
  */
-#include "python/future.h"
+#include "python/crossing.h"
 
 #include "python/keywords.h"
+#include "python/views.h"
 
 /* ---- cancelling */
 
@@ -71,6 +72,9 @@ static int
 task_cancel_in_section(struct pyl_task *task, PyObject *message)
 {
     int rc;
+    if (PYL_UNLIKELY(pyl_views_is_elsewhere(task->future.native))) {
+        return pyl_crossing_cancel(task, message);
+    }
     Py_BEGIN_CRITICAL_SECTION(task);
     rc = task_cancel(task, message);
     Py_END_CRITICAL_SECTION();

@@ -8,7 +8,7 @@
  *   SUSPENDED --wake, schedule--> QUEUED --run--> STEPPING --yield--> SUSPENDED | QUEUED
  *                                                     \--return, raise--> done
  */
-#include "python/future.h"
+#include "python/crossing.h"
 
 #include "base/check.h"
 
@@ -37,10 +37,10 @@ post(struct pyl_task *task, struct pyl_loop *loop)
 {
     task->future.is_queued = true;
     Py_INCREF(task);
-    if (PYL_FREE_THREADED && pyl_loop_is_foreign_thread(loop)) {
-        pyl_worker_post_remote(loop->worker, &task->job);
-    } else {
+    if (PYL_LIKELY(pyl_loop_owns_queues(loop))) {
         pyl_worker_post(loop->worker, &task->job);
+    } else {
+        pyl_worker_post_remote(loop->worker, &task->job);
     }
 }
 
@@ -248,7 +248,7 @@ static int
 step_woken(struct pyl_task *task, PyObject *object)
 {
     PyObject *value;
-    if (PYL_UNLIKELY(!pyl_future_is_exact(task->future.state, object))) {
+    if (PYL_UNLIKELY(!pyl_future_is_final(task->future.state, object))) {
         value = PyObject_CallMethodNoArgs(object, task->future.state->str.result);
         if (value != NULL) {
             Py_DECREF(value);

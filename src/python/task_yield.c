@@ -5,7 +5,7 @@
  * None is asked through its attributes. None gives up the rest of the turn. The rest is a mistake,
  * which is raised in the coroutine.
  */
-#include "python/future.h"
+#include "python/crossing.h"
 
 /* Raises RuntimeError(text) in the coroutine at its next step. 0 or -1. */
 static int
@@ -162,7 +162,7 @@ pyl_task_handle_yield(struct pyl_task *task, PyObject *yielded)
     int rc;
     if (PYL_UNLIKELY(yielded == (PyObject *)task)) {
         rc = raise_soon(task, "Task cannot await on itself: %R", yielded, NULL);
-    } else if (PYL_LIKELY(pyl_future_is_exact(task->future.state, yielded))) {
+    } else if (PYL_LIKELY(pyl_future_is_final(task->future.state, yielded))) {
         rc = await_ours(task, yielded);
     } else if (Py_IsNone(yielded)) {
         rc = pyl_task_schedule(task);

@@ -246,6 +246,10 @@ turn_until(struct pyl_lane *lane, enum pyl_runtime_phase phase, const bool *is_d
 static void
 end_lane(struct pyl_lane *lane, int rc)
 {
+    const struct pyl_runtime_embedder *embedder = &lane->runtime->embedder;
+    if (embedder->on_drain != NULL) {
+        embedder->on_drain(lane, embedder->user);
+    }
     if (rc == 0) {
         pyl_worker_drain(&lane->worker);
     }

@@ -29,7 +29,9 @@
 struct pyl_runtime_embedder {
     /* In threads that the runtime has made. */
     void (*on_start)(struct pyl_lane *lane, void *user); /* before the first turn */
-    void (*on_end)(struct pyl_lane *lane, void *user);   /* after the last turn, ops are drained */
+    void (*on_end)(struct pyl_lane *lane, void *user);   /* ops are drained */
+    /* In each lane, after its last turn: all that is left to it is to drain its ops. */
+    void (*on_drain)(struct pyl_lane *lane, void *user);
     /* In each lane: no strand runs, a lock may be given to others. */
     void (*after_turn)(struct pyl_lane *lane, void *user);
     struct pyl_worker_hooks wait; /* around waits that block, with its own user */

@@ -138,6 +138,15 @@ count_turn(struct pyl_lane *lane, void *user)
     atomic_fetch_add(&turns_ended, 1);
 }
 
+static _Atomic int lanes_drained;
+
+static void
+count_drain(struct pyl_lane *lane, void *user)
+{
+    cr_assert_eq(pyl_runtime_phase_of(lane->runtime), PYL_RUNTIME_ENDED);
+    cr_assert_leq(atomic_load(&threads_ended), atomic_fetch_add(&lanes_drained, 1));
+}
+
 static void
 count_before(struct pyl_worker *worker, void *user)
 {
@@ -171,6 +180,7 @@ Test(runtime, first_lane_runs_in_caller)
             {
                 .on_start = count_start,
                 .after_turn = count_turn,
+                .on_drain = count_drain,
                 .on_end = count_end,
                 .wait = {.before_wait = count_before, .after_wait = count_after},
             },
@@ -197,6 +207,7 @@ Test(runtime, first_lane_runs_in_caller)
         cr_assert_eq(strands[i].ends, 1);
     }
     cr_assert_eq(atomic_load(&threads_begun), 2);
+    cr_assert_eq(atomic_load(&lanes_drained), 3);
     cr_assert_eq(atomic_load(&threads_ended), 2);
     cr_assert_gt(atomic_load(&turns_ended), 3);
     cr_assert_eq(atomic_load(&waits_open), 0);
