@@ -9,7 +9,8 @@ from ._loop import Loop
 from ._parallel import spawn
 from ._runner import run
 
-__all__ = ("ClientDisconnected", "Loop", "__version__", "new_event_loop", "run", "serve", "spawn", "sync")
+__all__ = ("ClientDisconnected", "Loop", "__version__", "native", "new_event_loop", "run", "serve", "spawn",
+           "sync")
 
 _STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
             "start_server", "start_unix_server")
@@ -46,10 +47,10 @@ def __getattr__(name):
 
         value = globals()[name] = getattr(_streams, name)
         return value
-    if name == "sync":
+    if name in ("native", "sync"):
         import importlib
 
-        return importlib.import_module(".sync", __name__)
+        return importlib.import_module("." + name, __name__)
     if name == "serve":
         from ._run.serving import serve
 

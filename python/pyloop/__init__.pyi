@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from . import _core
+from . import native as native
 from . import sync as sync
 from ._core import ClientDisconnected as ClientDisconnected
 from ._core import __version__ as __version__
@@ -21,6 +22,7 @@ __all__ = (
     "run",
     "serve",
     "spawn",
+    "native",
     "sync",
     "StreamReader",
     "StreamReaderProtocol",

@@ -18,6 +18,7 @@
 
 struct pyl_views;
 struct pyl_watch_entry;
+struct pyl_native;
 
 /* `_core.LoopCore`; pyloop.Loop is the Python class over it and asyncio.BaseEventLoop. */
 struct pyl_loop {
@@ -51,7 +52,8 @@ struct pyl_loop {
     PyObject *current_handle;      /* borrowed; only in debug mode, while its callback runs */
     double slow_callback_duration;
 
-    struct pyl_fd_table fds; /* open transports and listeners: see fd_table.h for close() */
+    struct pyl_fd_table fds;   /* open transports and listeners: see fd_table.h for close() */
+    struct pyl_native *native; /* native_call.c; NULL before the first call */
     struct pyl_bytes_pool bytes_pool; /* for what is read; empty when the worker is closed */
 
     /* Descriptors watched by add_reader() and add_writer(), indexed by number; loop_fd.c. */

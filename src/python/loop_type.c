@@ -9,6 +9,7 @@
  * Invariant: the loop is in state->loops exactly while its worker is open.
  */
 #include "python/loop_internal.h"
+#include "python/native_call.h"
 #include "python/spawn.h"
 #include "python/views.h"
 
@@ -244,9 +245,11 @@ pyl_loop_detach(struct pyl_loop *loop)
     if (!loop->is_forked_child) {
         pyl_fd_table_detach(loop);
         pyl_loop_fd_clear(loop);
+        pyl_native_close(loop);
     }
     pyl_spawned_forget(loop);
     drop_jobs(loop);
+    pyl_native_release(loop);
 }
 
 /* The lanes have threads that this process can see. */
@@ -353,6 +356,9 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
     if (status == 0) {
         status = pyl_loop_fd_traverse(loop, visit, arg);
     }
+    if (status == 0) {
+        status = pyl_native_traverse(loop, visit, arg);
+    }
     return status == 0 ? visit_queues(loop, visit, arg) : status;
 }
 
@@ -389,6 +395,7 @@ loop_abandon(struct pyl_loop *loop)
     struct pyl_job_queue ready = worker->ready;
     struct pyl_job_queue deferred = worker->deferred;
     struct pyl_inbox_node *top = atomic_load(&worker->inbox.top);
+    pyl_native_abandon(loop);
     pyl_worker_abandon(worker);
     worker->ready = ready;
     worker->deferred = deferred;
@@ -661,6 +668,7 @@ static PyMethodDef loop_methods[] = {
     {"_remove_writer", pyl_loop_py_remove_writer, METH_O, NULL},
     {"_watched", pyl_loop_py_watched, METH_O, NULL},
     {"_check_fd_free", FAST(pyl_loop_py_check_fd_free), METH_FASTCALL, NULL},
+    {"_native_call", FAST(pyl_loop_py_native_call), METH_FASTCALL, NULL},
     {"_poll_start", FAST(pyl_loop_py_poll_start), METH_FASTCALL, NULL},
     {NULL},
 };
