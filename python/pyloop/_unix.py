@@ -15,7 +15,7 @@ import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 
-from ._datagram import DatagramTransport
+from . import _datagram
 
 _BORROWED = {
     selector_events.BaseSelectorEventLoop: (
@@ -159,7 +159,7 @@ class UnixMixin:
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)
-        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+        return _datagram.make_transport(self, sock, protocol, address, waiter, extra)
 
     # Subprocesses.
 

@@ -44,6 +44,13 @@
 #define PYL_SO_NOSIGPIPE 0 /* none */
 #endif
 
+/* madvise(2): no page of 2 MiB for memory of which only small pieces are touched. */
+#if defined(__linux__)
+#define PYL_MADV_SMALL_PAGES MADV_NOHUGEPAGE
+#else
+#define PYL_MADV_SMALL_PAGES MADV_NORMAL
+#endif
+
 #ifdef NDEBUG
 #define PYL_DEBUG 0
 #else

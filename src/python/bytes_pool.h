@@ -55,6 +55,33 @@ pyl_bytes_pool_take(struct pyl_bytes_pool *pool, size_t size)
     return bytes;
 }
 
+/* A new bytes object with these bytes, from the pool if it has one; NULL with an exception. */
+static inline PyObject *
+pyl_bytes_pool_make(struct pyl_bytes_pool *pool, const void *data, size_t size)
+{
+    PyObject *bytes = pyl_bytes_pool_take(pool, size);
+    if (bytes == NULL) {
+        return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    }
+    memcpy(PyBytes_AS_STRING(bytes), data, size);
+    return bytes;
+}
+
+/* The same with what a bytes-like object holds now. pool NULL: without one. */
+static inline PyObject *
+pyl_bytes_pool_copy(struct pyl_bytes_pool *pool, PyObject *object)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear(); /* not contiguous: the bytes of its items, one after the other */
+        return PyBytes_FromObject(object);
+    }
+    PyObject *bytes = pool != NULL ? pyl_bytes_pool_make(pool, view.buf, (size_t)view.len)
+                                   : PyBytes_FromStringAndSize(view.buf, view.len);
+    PyBuffer_Release(&view);
+    return bytes;
+}
+
 /* Gives up a reference: Py_DECREF, or if it was the last, perhaps the pool. */
 static inline void
 pyl_bytes_pool_release(struct pyl_bytes_pool *pool, PyObject *bytes)

@@ -136,6 +136,14 @@ pyl_is_finalizing(void)
 }
 #endif
 
+/* asyncio's datagrams: can an empty one be sent, and what does a queued one count for beside its
+ * bytes. */
+#if PY_VERSION_HEX < 0x030D0000
+enum { PYL_SENDS_EMPTY_DATAGRAMS = 0, PYL_DATAGRAM_OVERHEAD = 0 };
+#else
+enum { PYL_SENDS_EMPTY_DATAGRAMS = 1, PYL_DATAGRAM_OVERHEAD = 8 };
+#endif
+
 /* The __dict__ of a heap type: new reference. */
 static inline PyObject *
 pyl_type_dict(PyTypeObject *type)

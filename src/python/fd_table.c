@@ -3,6 +3,7 @@
  */
 #include "python/fd_table.h"
 
+#include "python/datagram.h"
 #include "python/http.h"
 #include "python/listener.h"
 #include "python/loop.h"
@@ -106,6 +107,8 @@ detach(struct pyl_state *state, PyObject *owner)
         pyl_http_connection_detach((struct pyl_http_connection *)(void *)owner);
     } else if (Py_IS_TYPE(owner, state->http_listener_type)) {
         pyl_http_listener_detach((struct pyl_http_listener *)(void *)owner);
+    } else if (PyObject_TypeCheck(owner, state->datagram_type)) {
+        pyl_datagram_detach((struct pyl_datagram *)(void *)owner);
     } else {
         pyl_listener_detach((struct pyl_server_socket *)owner);
     }

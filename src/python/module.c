@@ -21,7 +21,7 @@ static add_fn *const add_functions[] = {
     pyl_transport_type_add, pyl_listener_type_add,    pyl_future_types_add,
     pyl_task_type_add,      pyl_proxy_type_add,       pyl_spawned_type_add,
     pyl_reader_type_add,    pyl_reader_read_type_add, pyl_reader_protocol_type_add,
-    pyl_writer_types_add,   pyl_http_types_add,
+    pyl_writer_types_add,   pyl_http_types_add,       pyl_datagram_type_add,
 };
 
 struct pyl_state *

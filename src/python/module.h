@@ -89,6 +89,11 @@
     X(join)                     \
     X(feed_data)                \
     X(__del__)                  \
+    X(datagram_received)        \
+    X(error_received)           \
+    X(_sent)                    \
+    X(_sendto_slow)             \
+    X(_maybe_pause_protocol)    \
     X(write)
 
 struct pyl_strings {
@@ -111,6 +116,7 @@ struct pyl_strings {
     X(spawned_type)         /* spawn.c: what pyloop.spawn() returns */         \
     X(transport_type)       /* transport_type.c */                             \
     X(listener_type)        /* listener_type.c: what _start_serving returns */ \
+    X(datagram_type)        /* datagram_type.c: DatagramCore */                \
     X(reader_type)          /* reader_type.c: StreamReaderCore */              \
     X(read_type)            /* reader_read.c */                                \
     X(reader_protocol_type) /* reader_protocol.c: StreamProtocolCore */        \
@@ -234,6 +240,7 @@ int pyl_task_type_add(PyObject *module, struct pyl_state *state);
 int pyl_proxy_type_add(PyObject *module, struct pyl_state *state);
 int pyl_spawned_type_add(PyObject *module, struct pyl_state *state);
 int pyl_transport_type_add(PyObject *module, struct pyl_state *state);
+int pyl_datagram_type_add(PyObject *module, struct pyl_state *state);
 int pyl_listener_type_add(PyObject *module, struct pyl_state *state);
 int pyl_reader_type_add(PyObject *module, struct pyl_state *state);
 int pyl_reader_read_type_add(PyObject *module, struct pyl_state *state);

@@ -145,6 +145,11 @@ PyObject *pyl_transport_set_write_buffer_limits(PyObject *self, PyObject *args, 
 PyObject *pyl_transport_make_empty_waiter(PyObject *self, PyObject *unused);
 /* See above. */
 PyObject *pyl_transport_reset_empty_waiter(PyObject *self, PyObject *unused);
+/* TypeError for what is neither bytes, bytearray nor memoryview. 0 or -1. */
+int pyl_transport_check_data(PyObject *data);
+/* asyncio drops what is written to a lost connection and complains from the fifth time on. Counts
+ * one such write. 0 or -1. */
+int pyl_transport_count_lost(struct pyl_state *state, uint32_t *lost_writes);
 /* The queue got shorter: resume_writing and the empty waiter. */
 void pyl_transport_after_progress(struct pyl_transport *transport);
 /* Ends the empty waiter, if there is one and it is not done: with None when exception is NULL. */

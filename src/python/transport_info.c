@@ -7,46 +7,9 @@
  */
 #include "python/transport.h"
 
-#include "io/sockaddr.h"
+#include "python/address.h"
 
-#include <arpa/inet.h>
-#include <stddef.h>
 #include <string.h>
-
-/* ---- addresses as Python's socket module has them ---- */
-
-static PyObject *
-unix_address(const struct pyl_sockaddr *address)
-{
-    size_t offset = offsetof(struct sockaddr_un, sun_path);
-    size_t size = address->size > offset ? address->size - offset : 0;
-    const char *path = address->u.un.sun_path;
-    if (size > 0 && path[0] == '\0') { /* abstract: bytes, all of them */
-        return PyBytes_FromStringAndSize(path, (Py_ssize_t)size);
-    }
-    return PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)strnlen(path, size));
-}
-
-/* New reference; Py_NotImplemented for a family that only the socket module knows; or NULL. */
-static PyObject *
-convert_address(const struct pyl_sockaddr *address)
-{
-    char host[INET6_ADDRSTRLEN];
-    switch (address->u.any.sa_family) {
-    case AF_INET:
-        inet_ntop(AF_INET, &address->u.in.sin_addr, host, sizeof(host));
-        return Py_BuildValue("(si)", host, (int)ntohs(address->u.in.sin_port));
-    case AF_INET6:
-        inet_ntop(AF_INET6, &address->u.in6.sin6_addr, host, sizeof(host));
-        return Py_BuildValue("(siII)", host, (int)ntohs(address->u.in6.sin6_port),
-                             (unsigned)ntohl(address->u.in6.sin6_flowinfo),
-                             (unsigned)address->u.in6.sin6_scope_id);
-    case AF_UNIX:
-        return unix_address(address);
-    default:
-        return Py_NewRef(Py_NotImplemented);
-    }
-}
 
 /* sock.getsockname() or sock.getpeername(); None when the kernel has no answer. */
 static PyObject *
@@ -70,7 +33,7 @@ ask_kernel(struct pyl_transport *transport, bool is_peer)
     if (rc < 0) {
         return Py_NewRef(Py_None);
     }
-    PyObject *name = convert_address(&address);
+    PyObject *name = pyl_address_to_python(&address);
     if (name == Py_NotImplemented) {
         Py_DECREF(name);
         return ask_socket(transport, is_peer ? "getpeername" : "getsockname");
@@ -90,7 +53,7 @@ name_of(struct pyl_transport *transport, bool is_peer)
     if (is_peer && transport->accepted_peer_size > 0) {
         struct pyl_sockaddr address = {.size = transport->accepted_peer_size};
         memcpy(&address.u, &transport->accepted_peer, transport->accepted_peer_size);
-        name = convert_address(&address);
+        name = pyl_address_to_python(&address);
     } else if (transport->is_closed) {
         name = Py_NewRef(Py_None);
     } else if (transport->sock != NULL) {

@@ -135,18 +135,6 @@ look_up(struct pyl_transport *transport, PyObject *name, PyObject **method)
     return *method != NULL;
 }
 
-/* What was read, as a bytes object: one copy. */
-static inline PyObject *
-make_bytes(struct pyl_transport *transport, const uint8_t *data, size_t size)
-{
-    PyObject *bytes = pyl_bytes_pool_take(&transport->loop->bytes_pool, size);
-    if (bytes == NULL) {
-        return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
-    }
-    memcpy(PyBytes_AS_STRING(bytes), data, size);
-    return bytes;
-}
-
 /* Calls nothing of the user's, so no context is needed. */
 static void
 feed_reader(struct pyl_transport *transport, const uint8_t *data, size_t size)
@@ -171,7 +159,7 @@ on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
     }
     PyObject *result = NULL;
     struct pyl_loop *loop = transport->loop;
-    PyObject *bytes = make_bytes(transport, data, size);
+    PyObject *bytes = pyl_bytes_pool_make(&loop->bytes_pool, data, size);
     if (bytes != NULL &&
         look_up(transport, transport->state->str.data_received, &transport->read_method)) {
         result = call_held(transport, transport->read_method, bytes);

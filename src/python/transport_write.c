@@ -92,20 +92,25 @@ check_writable(struct pyl_transport *transport, const char *name)
     return 0;
 }
 
-/* asyncio drops what is written to a lost connection and complains from the fifth time on. */
-static int
-drop_write(struct pyl_transport *transport)
+int
+pyl_transport_count_lost(struct pyl_state *state, uint32_t *lost_writes)
 {
-    if (transport->lost_writes >= PYL_LOST_WRITES_BEFORE_WARNING) {
-        PyObject *result = PyObject_CallMethod(transport->state->asyncio_logger, "warning", "s",
+    if (*lost_writes >= PYL_LOST_WRITES_BEFORE_WARNING) {
+        PyObject *result = PyObject_CallMethod(state->asyncio_logger, "warning", "s",
                                                "socket.send() raised exception.");
         if (result == NULL) {
             return -1;
         }
         Py_DECREF(result);
     }
-    transport->lost_writes++;
+    (*lost_writes)++;
     return 0;
+}
+
+static int
+drop_write(struct pyl_transport *transport)
+{
+    return pyl_transport_count_lost(transport->state, &transport->lost_writes);
 }
 
 /* Queues the bytes of `owner`, an exact bytes object. */
@@ -131,32 +136,12 @@ is_dropping(const struct pyl_transport *transport)
     return transport->is_losing || transport->is_detached;
 }
 
-/* New reference, from the pool if it has one. */
-static PyObject *
-copy_bytes(struct pyl_transport *transport, PyObject *data)
-{
-    Py_buffer view;
-    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
-        PyErr_Clear(); /* not contiguous: the bytes of its items, one after the other */
-        return PyBytes_FromObject(data);
-    }
-    PyObject *bytes = is_dropping(transport)
-                          ? NULL
-                          : pyl_bytes_pool_take(&transport->loop->bytes_pool, (size_t)view.len);
-    if (bytes != NULL) {
-        memcpy(PyBytes_AS_STRING(bytes), view.buf, (size_t)view.len);
-    } else {
-        bytes = PyBytes_FromStringAndSize(view.buf, view.len);
-    }
-    PyBuffer_Release(&view);
-    return bytes;
-}
-
 /* bytearray, memoryview and subclasses of bytes: the caller may change them after write(). */
 static int
 write_copy(struct pyl_transport *transport, PyObject *data)
 {
-    PyObject *bytes = copy_bytes(transport, data);
+    PyObject *bytes =
+        pyl_bytes_pool_copy(is_dropping(transport) ? NULL : &transport->loop->bytes_pool, data);
     if (bytes == NULL) {
         return -1;
     }
@@ -181,23 +166,26 @@ write_one(struct pyl_transport *transport, PyObject *data)
                                                 : queue_bytes(transport, data);
 }
 
-static PyObject *
-refuse_type(PyObject *data)
+int
+pyl_transport_check_data(PyObject *data)
 {
+    if (PyBytes_Check(data) || PyByteArray_Check(data) || PyMemoryView_Check(data)) {
+        return 0;
+    }
     PyObject *name = PyType_GetName(Py_TYPE(data));
     if (name != NULL) {
         PyErr_Format(PyExc_TypeError, "data argument must be a bytes-like object, not %R", name);
         Py_DECREF(name);
     }
-    return NULL;
+    return -1;
 }
 
 PyObject *
 pyl_transport_write(PyObject *self, PyObject *data)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
-    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
-        return refuse_type(data);
+    if (pyl_transport_check_data(data) < 0) {
+        return NULL;
     }
     if (PYL_UNLIKELY(transport->has_sent_eof || transport->empty_waiter != NULL) &&
         check_writable(transport, "write") < 0) {

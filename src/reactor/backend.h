@@ -8,6 +8,7 @@
 #define PYL_REACTOR_BACKEND_H
 
 #include "reactor/op.h"
+#include "reactor/packet.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -72,8 +73,12 @@ struct pyl_backend_ops {
                         int iov_count);
     int64_t (*now_ns)(struct pyl_reactor *reactor);
 
-    /* See pyl_reactor_recv_now(), _shutdown_now() and _close_now(). NULL: the system's call. */
+    /* See pyl_reactor_recv_now(), _recv_packets(), _send_packets(), _shutdown_now() and
+     * _close_now(). NULL: the system's call. */
     int64_t (*recv_now)(struct pyl_reactor *reactor, int fd, void *buffer, size_t size);
+    int (*recv_packets)(struct pyl_reactor *reactor, int fd, struct pyl_packet *packets, int count);
+    int (*send_packets)(struct pyl_reactor *reactor, int fd, const struct pyl_packet *packets,
+                        int count);
     int (*shutdown_now)(struct pyl_reactor *reactor, int fd);
     void (*close_now)(struct pyl_reactor *reactor, int fd);
 };

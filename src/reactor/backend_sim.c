@@ -185,7 +185,7 @@ op_can_complete(struct sim_backend *backend, const struct pyl_op *op)
     }
     const struct pyl_sim_socket *socket = pyl_sim_net_find(&backend->net, op->fd);
     PYL_CHECK(socket != NULL); /* closed under an active op */
-    uint32_t ready = pyl_sim_net_ready(socket);
+    uint32_t ready = pyl_sim_net_ready(&backend->net, socket);
     switch ((enum pyl_op_kind)op->kind) {
     case PYL_OP_ACCEPT:
         return socket->kind != PYL_SIM_LISTENER || (ready & PYL_POLL_IN) != 0;
@@ -295,7 +295,7 @@ static void
 perform_poll(struct pyl_reactor *reactor, struct pyl_op *op, const struct pyl_sim_socket *socket)
 {
     uint32_t wanted = op->args.poll.events | PYL_POLL_ERROR | PYL_POLL_HANGUP;
-    emit_result(reactor, op, pyl_sim_net_ready(socket) & wanted,
+    emit_result(reactor, op, pyl_sim_net_ready(&backend_of(reactor)->net, socket) & wanted,
                 op->flags & PYL_OP_MULTISHOT ? PYL_EVENT_MORE : 0);
 }
 
@@ -309,7 +309,7 @@ cancel_comes_late(struct sim_backend *backend, const struct pyl_op *op,
         return false;
     }
     uint32_t direction = op->kind == PYL_OP_RECV ? PYL_POLL_IN : PYL_POLL_OUT;
-    return (pyl_sim_net_ready(socket) & direction) != 0 &&
+    return (pyl_sim_net_ready(&backend->net, socket) & direction) != 0 &&
            pyl_sim_net_random(&backend->net, 2) == 0;
 }
 
@@ -510,6 +510,22 @@ sim_recv_now(struct pyl_reactor *reactor, int fd, void *buffer, size_t size)
     return pyl_sim_read(reactor, fd, buffer, size);
 }
 
+static int
+sim_recv_packets(struct pyl_reactor *reactor, int fd, struct pyl_packet *packets, int count)
+{
+    struct pyl_sim_net *net = &backend_of(reactor)->net;
+    struct pyl_sim_socket *socket = pyl_sim_net_find(net, fd);
+    return socket == NULL ? -EBADF : pyl_sim_net_recv_packets(net, socket, packets, count);
+}
+
+static int
+sim_send_packets(struct pyl_reactor *reactor, int fd, const struct pyl_packet *packets, int count)
+{
+    struct pyl_sim_net *net = &backend_of(reactor)->net;
+    struct pyl_sim_socket *socket = pyl_sim_net_find(net, fd);
+    return socket == NULL ? -EBADF : pyl_sim_net_send_packets(net, socket, packets, count);
+}
+
 static void
 sim_close_now(struct pyl_reactor *reactor, int fd)
 {
@@ -542,16 +558,6 @@ pyl_sim_pair(struct pyl_reactor *reactor, uint32_t buffer_size, int fds[2])
     return pyl_sim_net_pair(&backend_of(reactor)->net, buffer_size, fds);
 }
 
-static void
-fill_address(uint16_t port, struct sockaddr_storage *ret_address, socklen_t *ret_size)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    memset(ret_address, 0, sizeof(*ret_address));
-    memcpy(ret_address, &address, sizeof(address));
-    *ret_size = sizeof(address);
-}
-
 int
 pyl_sim_listen(struct pyl_reactor *reactor, struct sockaddr_storage *ret_address,
                socklen_t *ret_size)
@@ -559,7 +565,19 @@ pyl_sim_listen(struct pyl_reactor *reactor, struct sockaddr_storage *ret_address
     struct pyl_sim_net *net = &backend_of(reactor)->net;
     int fd = pyl_sim_net_open(net, PYL_SIM_LISTENER, 0);
     if (fd >= 0) {
-        fill_address(pyl_sim_net_find(net, fd)->port, ret_address, ret_size);
+        pyl_sim_net_address(pyl_sim_net_find(net, fd)->port, ret_address, ret_size);
+    }
+    return fd;
+}
+
+int
+pyl_sim_datagram_socket(struct pyl_reactor *reactor, uint32_t buffer_size,
+                        struct sockaddr_storage *ret_address, socklen_t *ret_size)
+{
+    struct pyl_sim_net *net = &backend_of(reactor)->net;
+    int fd = pyl_sim_net_open(net, PYL_SIM_DATAGRAM, buffer_size);
+    if (fd >= 0) {
+        pyl_sim_net_address(pyl_sim_net_find(net, fd)->port, ret_address, ret_size);
     }
     return fd;
 }
@@ -573,7 +591,7 @@ pyl_sim_socket(struct pyl_reactor *reactor)
 void
 pyl_sim_silent_address(struct sockaddr_storage *ret_address, socklen_t *ret_size)
 {
-    fill_address(PYL_SIM_SILENT_PORT, ret_address, ret_size);
+    pyl_sim_net_address(PYL_SIM_SILENT_PORT, ret_address, ret_size);
 }
 
 int
@@ -671,6 +689,8 @@ const struct pyl_backend_ops pyl_backend_sim = {
     .release = sim_release,
     .send_now = sim_send_now,
     .recv_now = sim_recv_now,
+    .recv_packets = sim_recv_packets,
+    .send_packets = sim_send_packets,
     .shutdown_now = pyl_sim_shutdown,
     .close_now = sim_close_now,
     .now_ns = sim_now_ns,

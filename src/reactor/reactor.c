@@ -243,6 +243,7 @@ pyl_reactor_fini(struct pyl_reactor *reactor)
         PYL_CHECK(reactor->active_count == 0);
         reactor->ops->fini(reactor);
     }
+    pyl_packets_fini(reactor);
     pyl_free(reactor->events);
     *reactor = (struct pyl_reactor){0};
 }

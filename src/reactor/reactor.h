@@ -41,6 +41,8 @@ struct pyl_reactor_stats {
     _Atomic uint64_t rearms;      /* multishot receives and accepts that had to be armed again */
 };
 
+struct pyl_packet_memory;
+
 struct pyl_reactor {
     const struct pyl_backend_ops *ops;
     void *backend; /* the backend's own state */
@@ -54,6 +56,7 @@ struct pyl_reactor {
     bool is_forked_child; /* set by pyl_reactor_abandon() */
     bool is_dispatching;
     bool is_dispatch_stopped;
+    struct pyl_packet_memory *packet_memory; /* made when the first datagrams are received */
     struct pyl_reactor_stats stats;
 };
 
@@ -129,6 +132,19 @@ PYL_NODISCARD int64_t pyl_reactor_send_now(struct pyl_reactor *reactor, int fd,
  * Thread: owner. */
 PYL_NODISCARD int64_t pyl_reactor_recv_now(struct pyl_reactor *reactor, int fd, void *buffer,
                                            size_t size);
+
+/* Receives what waits on a datagram socket, at most `count` (up to PYL_PACKETS_MAX) datagrams of up
+ * to `size_max` bytes (up to PYL_PACKET_SIZE_MAX), without waiting, for a reader that was told by a
+ * PYL_OP_POLL. Returns how many are in *ret_packets, lent until the next call for any fd; -EAGAIN;
+ * or -errno, which is -ENOMEM or about the socket. Large packets come fewer at a time.
+ * Thread: owner. */
+PYL_NODISCARD int pyl_reactor_recv_packets(struct pyl_reactor *reactor, int fd, size_t size_max,
+                                           int count, const struct pyl_packet **ret_packets);
+
+/* Sends datagrams, up to PYL_PACKETS_MAX, in order, without waiting. Returns how many the kernel
+ * took, or -EAGAIN or -errno when that concerns the first. Thread: owner. */
+PYL_NODISCARD int pyl_reactor_send_packets(struct pyl_reactor *reactor, int fd,
+                                           const struct pyl_packet *packets, int count);
 
 /* shutdown(2) of the writing side. 0 or -errno. Thread: owner. */
 PYL_NODISCARD int pyl_reactor_shutdown_now(struct pyl_reactor *reactor, int fd);

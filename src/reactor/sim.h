@@ -35,6 +35,13 @@ PYL_NODISCARD int pyl_sim_pair(struct pyl_reactor *reactor, uint32_t buffer_size
 PYL_NODISCARD int pyl_sim_listen(struct pyl_reactor *reactor, struct sockaddr_storage *ret_address,
                                  socklen_t *ret_size);
 
+/* A datagram socket with an address of its own and room for buffer_size bytes that were not
+ * received yet (0: 64 KiB), or -ENOMEM. Datagrams travel each on its own and may overtake one
+ * another; none is lost. */
+PYL_NODISCARD int pyl_sim_datagram_socket(struct pyl_reactor *reactor, uint32_t buffer_size,
+                                          struct sockaddr_storage *ret_address,
+                                          socklen_t *ret_size);
+
 /* An unconnected fd, for PYL_OP_CONNECT or pyl_sim_connect(). */
 PYL_NODISCARD int pyl_sim_socket(struct pyl_reactor *reactor);
 

@@ -73,6 +73,7 @@ socket_free(struct pyl_sim_socket *socket)
         pyl_free(pending->segments);
         pyl_free(pending);
     }
+    pyl_sim_net_drop_datagrams(socket);
     pyl_free(socket->backlog);
     pyl_free(socket->bytes);
     pyl_free(socket->segments);
@@ -141,7 +142,7 @@ pyl_sim_net_open(struct pyl_sim_net *net, enum pyl_sim_kind kind, uint32_t buffe
         socket_free(socket);
         return fd;
     }
-    if (kind == PYL_SIM_LISTENER) {
+    if (kind != PYL_SIM_STREAM) {
         socket->port = net->next_port++;
     }
     return fd;
@@ -270,6 +271,10 @@ pyl_sim_net_next_ns(const struct pyl_sim_net *net)
         }
         if (socket->state == PYL_SIM_CONNECTING && socket->connected_ns < next_ns) {
             next_ns = socket->connected_ns;
+        }
+        const struct pyl_sim_datagram *first = socket->datagrams;
+        if (first != NULL && first->arrive_ns > net->now_ns && first->arrive_ns < next_ns) {
+            next_ns = first->arrive_ns;
         }
     }
     return next_ns;
@@ -507,8 +512,11 @@ pyl_sim_net_write(struct pyl_sim_net *net, struct pyl_sim_socket *socket, const 
 }
 
 uint32_t
-pyl_sim_net_ready(const struct pyl_sim_socket *socket)
+pyl_sim_net_ready(const struct pyl_sim_net *net, const struct pyl_sim_socket *socket)
 {
+    if (socket->kind == PYL_SIM_DATAGRAM) {
+        return pyl_sim_net_datagram_ready(net, socket);
+    }
     if (socket->kind == PYL_SIM_LISTENER) {
         return socket->backlog_count > 0 ? PYL_POLL_IN : 0;
     }

@@ -6,6 +6,7 @@
 #define PYL_REACTOR_SIM_NET_H
 
 #include "base/platform.h"
+#include "reactor/packet.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,7 +18,7 @@ enum {
     PYL_SIM_SILENT_PORT = 1,    /* nobody listens there, and nobody says so */
 };
 
-enum pyl_sim_kind { PYL_SIM_STREAM, PYL_SIM_LISTENER };
+enum pyl_sim_kind { PYL_SIM_STREAM, PYL_SIM_LISTENER, PYL_SIM_DATAGRAM };
 
 enum pyl_sim_state { PYL_SIM_UNCONNECTED, PYL_SIM_CONNECTING, PYL_SIM_CONNECTED };
 
@@ -28,6 +29,15 @@ struct pyl_sim_segment {
     int64_t arrive_ns;
     uint32_t size; /* of DATA */
     uint8_t kind;  /* enum pyl_sim_segment_kind */
+};
+
+/* A datagram on its way, or waiting to be read. */
+struct pyl_sim_datagram {
+    struct pyl_sim_datagram *next;
+    int64_t arrive_ns;
+    size_t size;
+    uint16_t source_port;
+    uint8_t data[];
 };
 
 struct pyl_sim_socket {
@@ -50,8 +60,12 @@ struct pyl_sim_socket {
     uint32_t segment_first;
     uint32_t segment_count;
     uint32_t segment_capacity;
+    uint16_t port; /* LISTENER, DATAGRAM */
+    /* DATAGRAM: by arrival; `count` bytes of at most size_max. */
+    struct pyl_sim_datagram *datagrams;
+    uint16_t full_port; /* the last send found this one full: not writable until it has room */
+    size_t full_size;   /* for so much */
     /* LISTENER */
-    uint16_t port;
     struct pyl_sim_socket **backlog;
     uint32_t backlog_count;
     uint32_t backlog_capacity;
@@ -89,11 +103,26 @@ int64_t pyl_sim_net_read(struct pyl_sim_net *net, struct pyl_sim_socket *socket,
 int64_t pyl_sim_net_write(struct pyl_sim_net *net, struct pyl_sim_socket *socket, const void *data,
                           size_t size);
 int pyl_sim_net_shutdown(struct pyl_sim_net *net, struct pyl_sim_socket *socket);
+/* Datagrams, in sim_datagram.c. Each returns how many went, or -errno when that concerns the first.
+ * Sending to a socket that is full: -EAGAIN; to nobody: as if it had been sent. */
+int pyl_sim_net_send_packets(struct pyl_sim_net *net, struct pyl_sim_socket *sender,
+                             const struct pyl_packet *packets, int count);
+int pyl_sim_net_recv_packets(struct pyl_sim_net *net, struct pyl_sim_socket *receiver,
+                             struct pyl_packet *packets, int count);
+/* pyl_sim_net_ready() of one. */
+uint32_t pyl_sim_net_datagram_ready(const struct pyl_sim_net *net,
+                                    const struct pyl_sim_socket *socket);
+/* Frees what was not received. */
+void pyl_sim_net_drop_datagrams(struct pyl_sim_socket *socket);
+
+/* The address of a port. */
+void pyl_sim_net_address(uint16_t port, struct sockaddr_storage *ret_address, socklen_t *ret_size);
+
 /* The connection breaks for both sides, now. */
 void pyl_sim_net_break(struct pyl_sim_socket *socket);
 
 /* PYL_POLL_* of what would not block now. */
-uint32_t pyl_sim_net_ready(const struct pyl_sim_socket *socket);
+uint32_t pyl_sim_net_ready(const struct pyl_sim_net *net, const struct pyl_sim_socket *socket);
 
 /* Lets arrive what is due at now_ns. */
 void pyl_sim_net_deliver(struct pyl_sim_net *net);

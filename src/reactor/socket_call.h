@@ -6,6 +6,7 @@
 #define PYL_REACTOR_SOCKET_CALL_H
 
 #include "base/platform.h"
+#include "reactor/packet.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -14,6 +15,11 @@
 
 /* The next connection of a listening socket: a non-blocking, close-on-exec fd, or -errno. */
 int pyl_socket_accept(int listener);
+
+/* Datagrams, at most PYL_PACKETS_MAX of them, in order. Both return how many were received or sent,
+ * or -errno (-EAGAIN among them) when that concerns the first. */
+int pyl_socket_recv_packets(int fd, struct pyl_packet *packets, int count);
+int pyl_socket_send_packets(int fd, const struct pyl_packet *packets, int count);
 
 /* Where sendmsg(2) has no MSG_NOSIGNAL, makes the socket itself raise no SIGPIPE. 0 or -errno. */
 static inline int

@@ -85,6 +85,7 @@ def test_zero_length(run):
             assert await next_of(a[1].got) == (b"", sock.getsockname())
             if sys.version_info >= (3, 13):
                 a[0].sendto(b"", sock.getsockname())
+                await asyncio.sleep(0)
                 sock.settimeout(TIMEOUT)
                 assert sock.recvfrom(10) == (b"", a[0].get_extra_info("sockname"))
         await end(a)
