@@ -39,7 +39,7 @@ SUITES = {
 SHARES = {"http": 0.26, "echo": 0.40, "micro": 0.10, "sweep": 0.08, "servers": 0.13, "start": 0.03}
 """How a time limit is divided among the suites of `all`."""
 ALL_MINUTES = 28.0
-LIMITED_SECONDS = 0.3  # the default window where time is limited
+LIMITED_SECONDS = 0.25  # the default window where time is limited
 QUICK_SECONDS = 0.3
 
 

@@ -373,6 +373,11 @@ class Plan:
     skipped: dict[str, str] = field(default_factory=dict)  # variant: why
     uncounted: dict[str, str] = field(default_factory=dict)  # "case, variant": why
     budget: Budget | None = None  # `pairs` is then the most
+    round: int = 0  # the one that is being measured
+
+    def counts_syscalls(self) -> bool:
+        """They vary little: where time is limited, the first round tells."""
+        return self.budget is None or self.round == 0
 
     def each(self, cases: Iterable[str]) -> Iterator[str]:
         """The cases, in order; tells the budget that one begins."""
@@ -439,6 +444,7 @@ def interleave(
     for number in range(plan.pairs):
         if plan.budget is not None and not plan.budget.has_time(number, started):
             break
+        plan.round = number
         shift = number % len(variants)
         for variant in variants[shift:] + variants[:shift]:
             if variant in left:

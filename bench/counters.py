@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import targets
 from bench.common import AGAIN, BenchError, Cores, Plan, Sample, Server, say
 
 HARDWARE = ("instructions:u", "instructions:k")
@@ -230,6 +231,19 @@ def instruction_source(choice: str) -> tuple[str, str | None]:
     if choice == "cachegrind":
         raise BenchError("valgrind is not installed")
     return "none", f"{problem}, and valgrind is not installed"
+
+
+def counted(plan: Plan, suite: str, case: str, names: list[str]) -> list[str]:
+    """The variants whose instructions Cachegrind is to count. It takes long: where time is limited,
+    only those that a target compares."""
+    if instruction_source(plan.instructions)[0] != "cachegrind":
+        return []
+    if plan.budget is None:
+        return names
+    return [
+        name for name in names
+        if targets.wants_instructions(suite, case, name.removesuffix(AGAIN))
+    ]  # fmt: skip
 
 
 class Cachegrind:

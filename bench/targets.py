@@ -111,10 +111,13 @@ def check(suite: str, samples: list[Sample]) -> list[dict]:
     return checks
 
 
-def wants_instructions(suite: str, case: str) -> bool:
-    """Whether a target of the case is about instructions."""
+def wants_instructions(suite: str, case: str, variant: str) -> bool:
+    """Whether a target of the case compares the variant's instructions."""
     return any(
-        target.suite == suite and "instr" in target.metric and fnmatch.fnmatch(case, target.case)
+        target.suite == suite
+        and "instr" in target.metric
+        and fnmatch.fnmatch(case, target.case)
+        and variant in (target.reference, *map(target.ours.format, BACKENDS))
         for target in TARGETS
     )
 

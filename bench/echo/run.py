@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench import counters, targets
+from bench import counters
 from bench.common import (
     LOOPS,
     PEERS,
@@ -34,7 +34,7 @@ FLOORS = ("c-epoll", "c-io_uring")
 VARIANTS = (*LOOPS, *PEERS, *FLOORS)
 SIZES = {"1KiB": 1024, "10KiB": 10 * 1024, "100KiB": 100 * 1024}
 CONNECTIONS = (1, 64, 1024)
-WARM_UP_SECONDS = 0.3  # at most, and no longer than the window itself
+WARM_UP_SECONDS = 0.3  # at most, and no longer than half the window
 SYSCALL_SECONDS = 0.5  # the same
 CACHEGRIND_MESSAGES = 4_000
 IDLE_SMALL = 500
@@ -148,7 +148,7 @@ def measure(variant: str, case: str, plan: Plan) -> Sample:
 
 def measure_load(server: Server, load: Load, plan: Plan) -> tuple[dict[str, float], float]:
     """The metrics of a message and how disturbed the window was."""
-    load.run(min(plan.seconds, WARM_UP_SECONDS))
+    load.run(min(plan.seconds / 2, WARM_UP_SECONDS))
     events = counters.HARDWARE if counters.hardware_problem() is None else ()
     with counters.Window(server, plan.cores, events, (load.pid,)) as window:
         result = load.run(plan.seconds)
@@ -156,7 +156,7 @@ def measure_load(server: Server, load: Load, plan: Plan) -> tuple[dict[str, floa
     metrics["messages_per_s"] = result["messages"] * 1e9 / result["wall_ns"]
     for name in ("p50", "p99", "p999"):
         metrics[f"{name}_us"] = result[f"{name}_ns"] / 1000
-    if not counters.syscalls_problem():
+    if plan.counts_syscalls() and not counters.syscalls_problem():
         events = (counters.SYSCALLS,)
         with counters.Window(server, plan.cores, events, (load.pid,)) as counted:
             result = load.run(min(plan.seconds, SYSCALL_SECONDS))
@@ -201,19 +201,19 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
     return counters.instructions_per(run, max(CACHEGRIND_MESSAGES, connections))
 
 
-def is_counted(case: str, plan: Plan) -> bool:
-    """Whether Cachegrind counts the case: it needs a port to end the server by, and much time."""
+def counted(case: str, names: list[str], plan: Plan) -> list[str]:
+    """What Cachegrind counts; it needs a port to end the server by."""
     style, size, _ = parse(case)
     if size == 0 or style in ("udp", "unix", "pipe"):
-        return False
-    return plan.budget is None or targets.wants_instructions("echo", case)
+        return []
+    return counters.counted(plan, "echo", case, names)
 
 
 def variants_of(case: str, names: list[str], plan: Plan) -> list[str]:
     """The floor has no style: it stands beside protocol and rate. Peers stand in a few cases."""
     style, size, connections = parse(case)
     left_out = set() if style in ("protocol", "rate") and size > 0 else set(FLOORS)
-    if connections != 64 and not plan.variants:
+    if (size, connections) != (1024, 64) and not plan.variants:
         left_out |= set(PEERS)
     return [name for name in names if name not in left_out]
 
@@ -233,10 +233,10 @@ def run(plan: Plan) -> list[Sample]:
         found = list(
             interleave(plan, case, some, lambda name, case=case: measure(name, case, plan))
         )
-        source = counters.instruction_source(plan.instructions)[0]
-        if source == "cachegrind" and is_counted(case, plan) and found:
+        if found:
             counters.add_instructions(
-                plan, found, some, lambda name, case=case: cachegrind(name, case, plan)
-            )
+                plan, found, counted(case, some, plan),
+                lambda name, case=case: cachegrind(name, case, plan),
+            )  # fmt: skip
         samples += found
     return samples

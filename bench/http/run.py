@@ -218,9 +218,10 @@ def run(plan: Plan) -> list[Sample]:
         one = (lambda name: measure_idle(name, plan)) if case == "idle" else (
             lambda name, case=case: measure(name, case, plan))  # fmt: skip
         found = list(interleave(plan, case, names, one))
-        if case != "idle" and counters.instruction_source(plan.instructions)[0] == "cachegrind":
+        if case != "idle":
             counters.add_instructions(
-                plan, found, names, lambda name, case=case: cachegrind(name, case, plan)
-            )
+                plan, found, counters.counted(plan, "http", case, names),
+                lambda name, case=case: cachegrind(name, case, plan),
+            )  # fmt: skip
         samples += found
     return samples

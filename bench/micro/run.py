@@ -69,7 +69,7 @@ def measure(
             result = child.run(seconds)
         metrics = window.per(result["operations"])
         metrics["ns"] = result["wall_ns"] / result["operations"]
-        if not counters.syscalls_problem():
+        if plan.counts_syscalls() and not counters.syscalls_problem():
             with counters.Window(child, plan.cores, (counters.SYSCALLS,)) as counted:
                 result = child.run(seconds / 5)
             metrics["syscalls"] = counted.per(result["operations"])["syscalls"]
@@ -97,11 +97,9 @@ def cachegrind(variant: str, case: str, plan: Plan) -> float:
     return counters.instructions_per(run, CACHEGRIND_OPERATIONS)
 
 
-def is_counted(case: str, plan: Plan) -> bool:
-    """Whether Cachegrind counts the case: where the kernel does the work it says nothing."""
-    if case in targets.KERNEL_BOUND:
-        return False
-    return plan.budget is None or targets.wants_instructions("micro", case)
+def counted(case: str, names: list[str], plan: Plan) -> list[str]:
+    """What Cachegrind counts; where the kernel does the work it has nothing to say."""
+    return [] if case in targets.KERNEL_BOUND else counters.counted(plan, "micro", case, names)
 
 
 def run(plan: Plan) -> list[Sample]:
@@ -118,10 +116,9 @@ def run(plan: Plan) -> list[Sample]:
         found = list(
             interleave(plan, case, names, lambda name, case=case: measure(name, case, plan))
         )
-        source = counters.instruction_source(plan.instructions)[0]
-        if source == "cachegrind" and is_counted(case, plan):
-            counters.add_instructions(
-                plan, found, names, lambda name, case=case: cachegrind(name, case, plan)
-            )
+        counters.add_instructions(
+            plan, found, counted(case, names, plan),
+            lambda name, case=case: cachegrind(name, case, plan),
+        )  # fmt: skip
         samples += found
     return samples

@@ -121,7 +121,8 @@ def problem_of(case: str, python: str) -> str | None:
 
 
 def samples_of(case: str, names: list[str], plan: Plan) -> list[Sample]:
-    counts = counters.instruction_source(plan.instructions)[0] == "cachegrind"
+    # Where time is limited these are not counted: five programs under Cachegrind take ten minutes.
+    counts = plan.budget is None and counters.instruction_source(plan.instructions)[0] == "cachegrind"
     if case in SERVERS:
         found = list(interleave(plan, case, names, lambda name: measure_server(name, case, plan)))
         if counts:
