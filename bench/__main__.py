@@ -39,6 +39,7 @@ SUITES = {
 SHARES = {"http": 0.26, "echo": 0.40, "micro": 0.10, "sweep": 0.08, "servers": 0.13, "start": 0.03}
 """How a time limit is divided among the suites of `all`."""
 ALL_MINUTES = 28.0
+LEAST_MINUTES = 0.1  # what is left where suites before took too long
 LIMITED_SECONDS = 0.25  # the default window where time is limited
 QUICK_SECONDS = 0.3
 
@@ -93,10 +94,14 @@ def plan_of(options: argparse.Namespace, cores: Cores, minutes: float | None) ->
     )
 
 
-def plan_of_all(suite: str, options: argparse.Namespace, cores: Cores) -> Plan | None:
-    """A suite's plan as a part of `all`; None if --cases or --variants leave nothing of it."""
-    minutes = (options.minutes or ALL_MINUTES) * SHARES[suite]
-    plan = plan_of(options, cores, minutes)
+def plan_of_all(
+    suite: str, options: argparse.Namespace, cores: Cores, minutes_left: float
+) -> Plan | None:
+    """A suite's plan as a part of `all`, with its share of the time that is left; None if --cases
+    leaves nothing of it."""
+    names = list(SUITES)
+    share = SHARES[suite] / sum(SHARES[name] for name in names[names.index(suite) :])
+    plan = plan_of(options, cores, max(minutes_left, LEAST_MINUTES) * share)
     mine = [name.removeprefix(f"{suite}:") for name in plan.cases if name.startswith(f"{suite}:")]
     if any(":" not in name or name.split(":")[0] not in SUITES for name in plan.cases):
         raise BenchError("cases of `all` have their suite before them: echo:protocol/1KiB/64")
@@ -144,7 +149,8 @@ def run_all(options: argparse.Namespace, cores: Cores) -> bool:
     started = time.monotonic()
     for suite in SUITES:
         try:
-            plan = plan_of_all(suite, options, cores)
+            left = (options.minutes or ALL_MINUTES) - (time.monotonic() - started) / 60
+            plan = plan_of_all(suite, options, cores, left)
             if plan is not None:
                 results.append(run_suite(suite, options, plan, True))
         except BenchError as error:

@@ -329,12 +329,13 @@ class Sample:
     disturbed: float = 0.0  # share of either core's time that others took
 
 
-ROUNDS_MIN = 3  # a median of fewer says nothing; so a time limit may be passed
+ROUNDS_MIN = 3  # a median of fewer says little
 
 
 @dataclass
 class Budget:
-    """A time limit for a suite: each case gets an equal part of what is left of it."""
+    """A time limit for a suite: each case gets an equal part of what is left of it, three rounds at
+    least. Once the limit is passed the rest gets one round and no Cachegrind."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
@@ -347,9 +348,12 @@ class Budget:
         self.case_ends = now + left / max(1, self.cases_left)
         self.cases_left -= 1
 
+    def is_over(self) -> bool:
+        return time.monotonic() > self.started + self.seconds
+
     def has_time(self, rounds_done: int, case_started: float) -> bool:
         """Whether one more round is likely to end in time."""
-        if rounds_done < ROUNDS_MIN:
+        if rounds_done < (1 if self.is_over() else ROUNDS_MIN):
             return True
         now = time.monotonic()
         return now + (now - case_started) / rounds_done <= self.case_ends

@@ -240,6 +240,9 @@ def counted(plan: Plan, suite: str, case: str, names: list[str]) -> list[str]:
         return []
     if plan.budget is None:
         return names
+    if plan.budget.is_over():
+        plan.uncounted[case] = "the time limit had passed"
+        return []
     return [
         name for name in names
         if targets.wants_instructions(suite, case, name.removesuffix(AGAIN))

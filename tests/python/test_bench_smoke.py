@@ -188,15 +188,19 @@ def test_a_peer_that_cannot_do_a_case_leaves_it_and_others_end_the_run():
         list(common.interleave(plan, "case", ["uvloop", "pyloop-epoll"], measure))
 
 
-def test_a_time_limit_leaves_three_rounds():
-    plan = common.Plan(pairs=9, budget=common.Budget(seconds=0.0))
-    for case in plan.each(["a", "b"]):
+def test_a_time_limit_cuts_rounds():
+    def rounds(budget):
+        plan = common.Plan(pairs=9, budget=budget)
+        (case,) = plan.each(["a"])
         samples = common.interleave(plan, case, ["x"], lambda v: common.Sample("", v, 0, {}))
-        assert len(list(samples)) == common.ROUNDS_MIN
-    plan.budget = common.Budget(seconds=3600.0)
-    for case in plan.each(["a"]):
-        samples = common.interleave(plan, case, ["x"], lambda v: common.Sample("", v, 0, {}))
-        assert len(list(samples)) == 9
+        return len(list(samples))
+
+    assert rounds(common.Budget(seconds=3600.0)) == 9
+    assert rounds(common.Budget(seconds=-1.0)) == 1
+    # Not over, but this case's part is used up.
+    budget = common.Budget(seconds=3600.0)
+    budget.next_case = lambda: None
+    assert rounds(budget) == common.ROUNDS_MIN
 
 
 def test_the_command_is_quoted_as_typed_but_for_folders():
@@ -208,11 +212,11 @@ def test_the_command_is_quoted_as_typed_but_for_folders():
 def test_cases_of_all_name_their_suite():
     options = parse(["all", "--cases", "echo:protocol/1KiB/1,sweep:http/4", "--minutes", "10"])
     cores = common.choose_cores()
-    assert plan_of_all("echo", options, cores).cases == ["protocol/1KiB/1"]
-    assert plan_of_all("sweep", options, cores).cases == ["http/4"]
-    assert plan_of_all("http", options, cores) is None
+    assert plan_of_all("echo", options, cores, 10.0).cases == ["protocol/1KiB/1"]
+    assert plan_of_all("sweep", options, cores, 10.0).cases == ["http/4"]
+    assert plan_of_all("http", options, cores, 10.0) is None
     with pytest.raises(common.BenchError, match="have their suite before them"):
-        plan_of_all("echo", parse(["all", "--cases", "protocol/1KiB/1"]), cores)
+        plan_of_all("echo", parse(["all", "--cases", "protocol/1KiB/1"]), cores, 10.0)
     assert abs(sum(SHARES.values()) - 1) < 1e-9 and SHARES.keys() == SUITES.keys()
 
 
