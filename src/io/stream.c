@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BULK_READ_SIZE = 16384 };
+enum { SMALL_READ_SIZE = 16384, SMALL_READS_MIN = 2 };
 
 static void run_flush(struct pyl_job *job);
 static void run_event(struct pyl_job *job);
@@ -125,6 +125,17 @@ get_memory(struct pyl_stream *stream, void **ret_memory)
     return size;
 }
 
+/* `size` bytes were read where there was room for `room`. */
+static void
+note_direct_read(struct pyl_stream *stream, size_t size, size_t room)
+{
+    if (size >= SMALL_READ_SIZE || room < SMALL_READ_SIZE) {
+        stream->small_reads = 0;
+    } else if (stream->small_reads < SMALL_READS_MIN) {
+        stream->small_reads++;
+    }
+}
+
 /* Gives received bytes to the owner, in whichever way it wants them now. Returns how many it took;
  * the rest is the caller's to keep. */
 static size_t
@@ -141,6 +152,7 @@ deliver(struct pyl_stream *stream, const uint8_t *data, size_t size)
         if (room == 0) {
             break;
         }
+        note_direct_read(stream, size, room);
         size_t count = room < size - taken ? room : size - taken;
         memcpy(memory, data + taken, count);
         taken += count;
@@ -192,22 +204,15 @@ deliver_held(struct pyl_stream *stream)
 
 /*
  * Direct reading saves a copy and costs a system call for each read. Where the backend batches, a
- * RECV op needs none, and small reads are cheaper copied out of its buffer.
+ * RECV op needs none, and small reads are cheaper copied out of its buffer. Only into memory that
+ * takes it all: an owner with less memory gets one piece a turn, as from any other event loop.
  */
 static uint8_t
 read_kind(const struct pyl_stream *stream)
 {
     bool batches = (stream->worker->reactor.ops->features & PYL_BACKEND_BATCHES) != 0;
-    return stream->is_direct_read && (stream->is_read_bulk || !batches) ? PYL_OP_POLL : PYL_OP_RECV;
-}
-
-/* One large read begins bulk reading, two small ones in a row end it. */
-static void
-note_read_size(struct pyl_stream *stream, size_t size)
-{
-    bool is_small = size < BULK_READ_SIZE;
-    stream->is_read_bulk = !is_small || (stream->is_read_bulk && !stream->is_read_small);
-    stream->is_read_small = is_small;
+    bool is_copied = batches && stream->small_reads >= SMALL_READS_MIN;
+    return stream->is_direct_read && !is_copied ? PYL_OP_POLL : PYL_OP_RECV;
 }
 
 /*
@@ -256,7 +261,7 @@ read_direct(struct pyl_stream *stream)
     }
     int64_t count = pyl_reactor_recv_now(&stream->worker->reactor, stream->fd, memory, size);
     if (count > 0) {
-        note_read_size(stream, (size_t)count);
+        note_direct_read(stream, (size_t)count, size);
         stream->ops->on_buffer_filled(stream, (size_t)count);
     } else if (count != -EAGAIN) {
         end_reading(stream, (int)count);
@@ -283,7 +288,6 @@ read_complete(struct pyl_op *op, const struct pyl_event *event)
     if (op->kind == PYL_OP_POLL && event->result >= 0) {
         read_direct(stream);
     } else if (event->result > 0) {
-        note_read_size(stream, (size_t)event->result);
         receive(stream, event->data, (size_t)event->result);
     } else if (event->result != -ECANCELED) {
         end_reading(stream, event->result);
@@ -326,6 +330,7 @@ pyl_stream_set_direct_read(struct pyl_stream *stream, bool is_direct)
     PYL_DCHECK(!is_direct || stream->ops->get_buffer != NULL);
     if (stream->is_direct_read != is_direct) {
         stream->is_direct_read = is_direct;
+        stream->small_reads = 0;
         if (stream->read_op.state == PYL_OP_ACTIVE) {
             pyl_stream_queue_flush(stream);
         }

@@ -82,9 +82,8 @@ struct pyl_stream {
     bool owns_fd;
     bool is_reading; /* wanted by the owner */
     bool is_direct_read;
-    bool is_read_bulk;  /* the last direct reads were large, see read_kind() */
-    bool is_read_small; /* and the very last was not */
-    bool has_eof;       /* on_eof was called */
+    uint8_t small_reads; /* direct reads in a row that a RECV op would have done, see read_kind() */
+    bool has_eof;        /* on_eof was called */
     bool is_shutdown_wanted;
     bool is_aborting;
     bool is_lost;             /* on_lost was called */

@@ -39,7 +39,7 @@ struct subject {
     int release_count;
     uintptr_t next_owner; /* releases come in the order 1, 2, 3, ... */
     bool is_release_out_of_order;
-    uint8_t direct[4096];
+    uint8_t direct[32 * 1024];
     size_t direct_size;
     void (*on_data_do)(struct subject *subject); /* what to do inside the callback */
     void (*on_eof_do)(struct subject *subject);

@@ -183,6 +183,16 @@ Test(stream, direct_read_paused)
     expect_got("01234567");
 }
 
+/* Writes `size` bytes of `pattern` and turns until they have come. */
+static void
+expect_passage(const uint8_t *pattern, size_t size)
+{
+    size_t before = subject.got_size;
+    cr_assert_eq(write(peer, pattern, size), (ssize_t)size);
+    turn_until_got(before + size);
+    cr_assert_arr_eq(subject.got + before, pattern, size);
+}
+
 /* Goal: where the backend batches, small direct reads come by a RECV op, large ones by readiness,
  * and nothing is lost or out of order at the change. */
 Test(stream, direct_read_changes_with_the_size)
@@ -195,22 +205,36 @@ Test(stream, direct_read_changes_with_the_size)
     subject.direct_size = sizeof(subject.direct);
     pyl_stream_set_direct_read(&subject.stream, true);
     pyl_stream_read_start(&subject.stream);
-    bool was_by_readiness = false;
-    size_t expected = 0;
-    for (size_t round = 0; round < 6; round++) {
-        /* Large, small, small, and again. */
-        size_t size = round % 3 == 0 ? sizeof(pattern) : 100;
-        cr_assert_eq(write(peer, pattern, size), (ssize_t)size);
-        expected += size;
-        while (subject.got_size < expected) {
-            was_by_readiness |= subject.stream.read_op.kind == PYL_OP_POLL;
-            fixture_turn_times(&worker, 1);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 3; i++) {
+            expect_passage(pattern, 100);
         }
-        cr_assert_arr_eq(subject.got + expected - size, pattern, size);
+        fixture_turn_times(&worker, 3);
+        cr_assert_eq(subject.stream.read_op.kind, batches ? PYL_OP_RECV : PYL_OP_POLL);
+        expect_passage(pattern, sizeof(pattern));
+        cr_assert_eq(subject.stream.small_reads, 0);
+        fixture_turn_times(&worker, 3);
+        cr_assert_eq(subject.stream.read_op.kind, PYL_OP_POLL);
     }
-    cr_assert(was_by_readiness || PYL_TINY_LIMITS);
+}
+
+/* Goal: an owner with little memory gets one piece of data a turn, also after small reads. */
+Test(stream, direct_read_into_little_memory_comes_by_the_turn)
+{
+    subject.direct_size = 10;
+    pyl_stream_set_direct_read(&subject.stream, true);
+    pyl_stream_read_start(&subject.stream);
+    for (int i = 0; i < 4; i++) {
+        expect_passage((const uint8_t *)"01234", 5);
+    }
     fixture_turn_times(&worker, 3);
-    cr_assert_eq(subject.stream.read_op.kind, batches ? PYL_OP_RECV : PYL_OP_POLL);
+    peer_write("0123456789012345678901234567890123456789");
+    size_t before = subject.got_size;
+    while (subject.got_size < before + 40) {
+        size_t had = subject.got_size;
+        fixture_turn_times(&worker, 1);
+        cr_assert_leq(subject.got_size - had, 10);
+    }
 }
 
 /* Goal: an owner without memory gets -ENOBUFS, once, and the end. */
