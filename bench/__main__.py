@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -167,6 +168,7 @@ def run_all(options: argparse.Namespace, cores: Cores) -> bool:
 def main() -> int:
     options = parse(sys.argv[1:])
     raise_fd_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     try:
         cores = choose_cores()
         if cores.shared:
