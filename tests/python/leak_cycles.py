@@ -6,6 +6,7 @@ See test_leaks.py.
 """
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import threading
 import warnings
 
 import pyloop
+import tls_kit
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "soak"))
 import usage  # noqa: E402
@@ -181,6 +183,99 @@ def unix(loop):
         loop.run_until_complete(main(folder + "/s"))
 
 
+class Counter(asyncio.DatagramProtocol, asyncio.Protocol):
+    """Ends when so many messages or bytes have come."""
+
+    def __init__(self, loop, wanted):
+        self.wanted, self.count = wanted, 0
+        self.done, self.lost = loop.create_future(), loop.create_future()
+
+    def _count(self, number):
+        self.count += number
+        if self.count >= self.wanted and not self.done.done():
+            self.done.set_result(None)
+
+    def datagram_received(self, data, address):
+        self._count(1)
+
+    def data_received(self, data):
+        self._count(len(data))
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def send_datagrams(loop, wanted):
+    counter = Counter(loop, wanted)
+    receiver, _ = await loop.create_datagram_endpoint(lambda: counter, ("127.0.0.1", 0))
+    name = receiver.get_extra_info("sockname")
+    sender, _ = await loop.create_datagram_endpoint(lambda: Counter(loop, 1), remote_addr=name)
+    for number in range(40):
+        sender.sendto(b"%d" % number * 200)
+        receiver.sendto(bytearray(700), sender.get_extra_info("sockname"))
+    await counter.done
+    return sender, receiver, counter
+
+
+def datagrams(loop):
+    async def main():
+        sender, receiver, counter = await send_datagrams(loop, 40)
+        sender.abort()
+        receiver.close()
+        await counter.lost
+    loop.run_until_complete(main())
+
+
+def datagrams_unclosed(loop):
+    async def main():
+        left = await send_datagrams(loop, 3)
+        left[0].sendto(b"not sent in time")
+        return left  # alive when the loop is closed
+    loop.run_until_complete(main())
+
+
+def pipes(loop):
+    async def main():
+        reading, writing = os.pipe()
+        counter = Counter(loop, 100_000)
+        await loop.connect_read_pipe(lambda: counter, open(reading, "rb", 0))
+        writer, _ = await loop.connect_write_pipe(lambda: Counter(loop, 1), open(writing, "wb", 0))
+        writer.write(b"x" * 100_000)
+        await counter.done
+        writer.close()
+        await counter.lost
+    loop.run_until_complete(main())
+
+
+@functools.cache
+def tls_contexts():
+    with tempfile.TemporaryDirectory() as folder:
+        return tls_kit.make_contexts(pathlib.Path(folder))
+
+
+def tls(loop):
+    server_context, client_context = tls_contexts()
+
+    async def main():
+        server = await asyncio.start_server(echo_record, "127.0.0.1", 0, ssl=server_context)
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=client_context, server_hostname="localhost")
+        writer.write(b"x" * 3000)
+        assert await reader.readexactly(3000) == b"x" * 3000
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+    loop.run_until_complete(main())
+
+
+async def echo_record(reader, writer):
+    """TLS has no end of its own for one direction."""
+    writer.write(await reader.readexactly(3000))
+    await reader.read()
+    writer.close()
+
+
 def sockets(loop):
     async def main():
         with socket.socket() as listening:
@@ -261,8 +356,8 @@ def generators(loop):
 
 
 SCENARIOS = {f.__name__: f for f in (
-    nothing, never_run, callbacks, failing, tasks, tcp, tcp_unclosed, native_streams, tcp_aborted, unix, sockets,
-    readers, executor, signals, subprocesses, generators)}
+    nothing, never_run, callbacks, failing, tasks, tcp, tcp_unclosed, native_streams, tcp_aborted, unix, datagrams,
+    datagrams_unclosed, pipes, tls, sockets, readers, executor, signals, subprocesses, generators)}
 
 
 def cycle(scenario):
