@@ -99,6 +99,23 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
 
         self.call_soon_threadsafe(leave)
 
+    # Metrics.
+
+    def metrics(self):
+        """What the loop has counted so far, as a dict; from any thread. RuntimeError: the loop is closed.
+
+        `workers` has one dict of counters for each worker: turns, callbacks (run by call_soon, timers and tasks), events
+        (of descriptors and operations), waits, parks (waits that could block), gil_acquisitions, wakes_written and
+        wakes_suppressed (by other threads), submissions, enters, rearms and starvations of the backend; in parallel
+        mode also strands_spawned, strands_ended, strands_stolen, strands_injected, strands_overflowed, searches,
+        steals and injector_depth. turn_durations, callback_durations, gil_waits and in parallel mode queue_delays are
+        histograms: the first count is of what took less than 1.024 us, and each next one of up to twice as long. One
+        turn in eight is timed; a callback counts there with the mean of its turn. Something that is scheduled waits
+        for as long as the turn that it is scheduled in.
+        """
+        return {"backend": self.backend, "parallel": self._first_view is not None, "sampled": 8,
+                "workers": [view._metrics() for view in (self, *self._other_views)]}
+
     # Tasks.
 
     def _create_task_slow(self, coro, **kwargs):

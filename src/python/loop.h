@@ -8,6 +8,7 @@
 
 #include "python/bytes_pool.h"
 #include "python/fd_table.h"
+#include "python/metrics.h"
 #include "python/module.h"
 
 #include <pthread.h>
@@ -52,8 +53,9 @@ struct pyl_loop {
     PyObject *current_handle;      /* borrowed; only in debug mode, while its callback runs */
     double slow_callback_duration;
 
-    struct pyl_fd_table fds;   /* open transports and listeners: see fd_table.h for close() */
-    struct pyl_native *native; /* native_call.c; NULL before the first call */
+    struct pyl_fd_table fds; /* open transports and listeners: see fd_table.h for close() */
+    struct pyl_loop_metrics metrics;
+    struct pyl_native *native;        /* native_call.c; NULL before the first call */
     struct pyl_bytes_pool bytes_pool; /* for what is read; empty when the worker is closed */
 
     /* Descriptors watched by add_reader() and add_writer(), indexed by number; loop_fd.c. */

@@ -21,7 +21,9 @@ static void
 after_wait(struct pyl_worker *worker, void *user)
 {
     struct pyl_loop *loop = user;
+    int64_t started_ns = pyl_metrics_gil_begin(worker);
     PyEval_RestoreThread(loop->parked_tstate);
+    pyl_metrics_gil_end(&loop->metrics, started_ns);
     loop->parked_tstate = NULL;
     loop->did_park = true;
     if (PyErr_CheckSignals() < 0) {
@@ -72,6 +74,7 @@ run_turns(struct pyl_loop *loop)
             pyl_raise_errno(error);
             return -1;
         }
+        pyl_metrics_turn(&loop->metrics, loop->worker);
         if (loop->did_park) {
             shared_ns = loop->worker->now_ns;
         } else if (share_gil(loop, &shared_ns) < 0) {

@@ -67,7 +67,9 @@ after_wait(struct pyl_worker *worker, void *user)
 {
     struct pyl_views *views = user;
     struct pyl_loop *loop = loop_of_lane(views, PYL_CONTAINER_OF(worker, struct pyl_lane, worker));
+    int64_t started_ns = pyl_metrics_gil_begin(worker);
     attach(views, loop);
+    pyl_metrics_gil_end(&loop->metrics, started_ns);
     loop->did_park = true;
     if (loop->lane_index == 0 && PyErr_CheckSignals() < 0) {
         pyl_loop_raise(loop);
@@ -96,6 +98,9 @@ after_turn(struct pyl_lane *lane, void *user)
     struct pyl_loop *loop = loop_of_lane(views, lane);
     if (PYL_UNLIKELY(loop->raised != NULL) && loop->lane_index != 0) {
         hand_over_raised(views, loop);
+    }
+    if (loop->lane_index != 0) { /* lane 0: loop_run.c */
+        pyl_metrics_turn(&loop->metrics, &lane->worker);
     }
     if (!PYL_FREE_THREADED && pyl_baton_is_wanted(&views->baton)) {
         detach(views, loop);

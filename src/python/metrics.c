@@ -1,0 +1,143 @@
+/*
+ * metrics.c - a loop's counters as Python objects.
+ */
+#include "python/metrics.h"
+
+#include "python/loop.h"
+#include "python/views.h"
+
+/* Callbacks of descriptors and operations are events, all others jobs. */
+static uint64_t
+callbacks_run(struct pyl_worker *worker)
+{
+    return pyl_counter_read(&worker->stats.jobs) + pyl_counter_read(&worker->reactor.stats.events);
+}
+
+void
+pyl_metrics_note_turn(struct pyl_loop_metrics *metrics, struct pyl_worker *worker, uint64_t turns)
+{
+    uint64_t run = callbacks_run(worker);
+    if ((turns & (PYL_METRICS_SAMPLE - 1)) != 0) {
+        metrics->run_before = run; /* the next turn is the one */
+        return;
+    }
+    int64_t busy_ns = pyl_clock_now_ns() - worker->now_ns;
+    pyl_duration_note(&metrics->turns, busy_ns);
+    uint64_t count = run - metrics->run_before;
+    if (count > 0) {
+        unsigned bucket = pyl_duration_bucket(busy_ns / (int64_t)count);
+        pyl_counter_add(&metrics->callbacks.buckets[bucket], count);
+    }
+}
+
+/* dict[name] = value; steals the value, which may be NULL. 0 or -1. */
+static int
+put(PyObject *dict, const char *name, PyObject *value)
+{
+    int status = value == NULL ? -1 : PyDict_SetItemString(dict, name, value);
+    Py_XDECREF(value);
+    return status;
+}
+
+struct counter_row {
+    const char *name;
+    const _Atomic uint64_t *counter;
+};
+
+static int
+put_counters(PyObject *dict, const struct counter_row *rows, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(pyl_counter_read(rows[i].counter));
+        if (put(dict, rows[i].name, value) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* A tuple of counts, see base/counter.h. */
+static PyObject *
+histogram(const struct pyl_duration_histogram *source)
+{
+    PyObject *tuple = PyTuple_New(PYL_DURATION_BUCKETS);
+    for (Py_ssize_t i = 0; tuple != NULL && i < PYL_DURATION_BUCKETS; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(pyl_counter_read(&source->buckets[i]));
+        if (value == NULL) {
+            Py_CLEAR(tuple);
+            break;
+        }
+        PyTuple_SET_ITEM(tuple, i, value);
+    }
+    return tuple;
+}
+
+static int
+put_worker(PyObject *dict, struct pyl_loop *loop)
+{
+    struct pyl_worker *worker = loop->worker;
+    const struct counter_row rows[] = {
+        {"turns", &worker->stats.turns},
+        {"callbacks", &worker->stats.jobs},
+        {"parks", &worker->stats.parks},
+        {"wakes_written", &worker->stats.wakes_written},
+        {"wakes_suppressed", &worker->stats.wakes_suppressed},
+        {"waits", &worker->reactor.stats.waits},
+        {"events", &worker->reactor.stats.events},
+        {"submissions", &worker->reactor.stats.submissions},
+        {"enters", &worker->reactor.stats.enters},
+        {"rearms", &worker->reactor.stats.rearms},
+        {"starvations", &worker->reactor.stats.starvations},
+        /* A wait gives the GIL (or the thread state) away and takes it back. */
+        {"gil_acquisitions", &worker->stats.parks},
+    };
+    if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {
+        return -1;
+    }
+    return put(dict, "turn_durations", histogram(&loop->metrics.turns)) < 0 ||
+                   put(dict, "callback_durations", histogram(&loop->metrics.callbacks)) < 0 ||
+                   put(dict, "gil_waits", histogram(&loop->metrics.gil_waits)) < 0
+               ? -1
+               : 0;
+}
+
+/* What only parallel mode has. */
+static int
+put_lane(PyObject *dict, struct pyl_loop *loop)
+{
+    struct pyl_runtime *runtime = &loop->views->runtime;
+    struct pyl_lane *lane = PYL_CONTAINER_OF(loop->worker, struct pyl_lane, worker);
+    const struct counter_row rows[] = {
+        {"strands_spawned", &lane->stats.spawned},
+        {"strands_ended", &lane->stats.ended},
+        {"searches", &lane->stats.searches},
+        {"steals", &lane->stats.steals},
+        {"strands_stolen", &lane->stats.stolen},
+        {"strands_injected", &lane->stats.injected},
+        {"strands_overflowed", &lane->stats.overflowed},
+    };
+    if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {
+        return -1;
+    }
+    uint32_t depth = atomic_load_explicit(&runtime->injector.depth, memory_order_relaxed);
+    return put(dict, "injector_depth", PyLong_FromUnsignedLong(depth)) < 0 ||
+                   put(dict, "queue_delays", histogram(&lane->stats.queue_delay)) < 0
+               ? -1
+               : 0;
+}
+
+PyObject *
+pyl_loop_py_metrics(PyObject *self, PyObject *unused)
+{
+    struct pyl_loop *loop = (struct pyl_loop *)(void *)self;
+    if (pyl_loop_check_usable(loop) < 0) {
+        return NULL;
+    }
+    PyObject *dict = PyDict_New();
+    if (dict == NULL || put_worker(dict, loop) < 0 ||
+        (loop->views != NULL && put_lane(dict, loop) < 0)) {
+        Py_XDECREF(dict);
+        return NULL;
+    }
+    return dict;
+}
