@@ -1,14 +1,31 @@
 """Measures io_uring, epoll and what `auto` chooses, from 1 to 4096 connections.
 
 Cases are LOAD/CONNECTIONS: `protocol` and `native-streams` are the echo of 1 KiB, `http` is keep-alive requests
-to pyloop's server. What a sample is stands in echo/run.py.
+to pyloop's server. All servers of a round run side by side and take turns of some 20 ms: differences of a
+few per cent show even on a busy machine, and both sides of a ratio saw the same machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from bench.common import BenchError, Load, Plan, Sample, Server, chosen, free_port, interleave, loop_problem
+from bench import counters
+from bench.common import (
+    AGAIN,
+    BenchError,
+    Load,
+    Plan,
+    Sample,
+    Server,
+    chosen,
+    free_port,
+    loop_problem,
+    say,
+)
 from bench.echo import run as echo
 from bench.http import run as http
 from bench.http import servers
@@ -21,6 +38,17 @@ REFERENCE = ("protocol/1", "protocol/1024", "http/64")
 CONNECTIONS = (1, 4, 16, 64, 256, 1024, 4096)
 CASES = tuple(f"{load}/{n}" for load in ("protocol", "http") for n in CONNECTIONS)
 QUICK_CASES = REFERENCE
+TURNS = 20
+MESSAGES = 500  # of a turn, at least
+MESSAGE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Side:
+    server: Server
+    client: Load
+    count: int
+    syscalls: float | None  # of a message
 
 
 def parse(case: str) -> tuple[str, int]:
@@ -32,20 +60,69 @@ def parse(case: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-def measure(variant: str, case: str, plan: Plan) -> Sample:
-    """One sample of one variant."""
+@contextlib.contextmanager
+def serving(variant: str, case: str, plan: Plan) -> Iterator[Side]:
+    """One server with its client, connected and warm."""
     load, connections = parse(case)
-    if load != "http":
-        return echo.measure(variant, f"{load}/1KiB/{connections}", plan)
-    module, body = http.APPLICATIONS["plain"]
-    port = free_port()
-    argv, environment = servers.command(variant, module, port, plan.python)
-    core = plan.cores.client
-    with Server(argv, plan.cores.server, environment) as server:
-        server.wait_port(port)
-        with Load(port, connections, core, http="/", expect=body.decode()) as client:
-            metrics, disturbed = echo.measure_load(server, client, plan)
-    return Sample(case, variant, 0, metrics, disturbed)
+    count = max(MESSAGES, 2 * connections)
+    with contextlib.ExitStack() as stack:
+        if load == "http":
+            module, body = http.APPLICATIONS["plain"]
+            port = free_port()
+            argv, environment = servers.command(variant, module, port, plan.python)
+            server = stack.enter_context(Server(argv, plan.cores.server, environment))
+            server.wait_port(port)
+            core = plan.cores.client
+            client = Load(port, connections, core, http="/", expect=body.decode())
+        else:
+            running = stack.enter_context(echo.serving(variant, load, connections, plan))
+            server, client = running.server, running.load(connections, MESSAGE_BYTES)
+        stack.enter_context(client)
+        client.count(2 * count)
+        syscalls = None
+        if not counters.syscalls_problem():
+            pids = (client.pid,)
+            with counters.Window(server, plan.cores, (counters.SYSCALLS,), pids) as window:
+                client.count(count)
+            syscalls = window.per(count)["syscalls"]
+        yield Side(server, client, count, syscalls)
+
+
+def measure(side: Side, plan: Plan) -> tuple[dict[str, float], float]:
+    """One turn of one server: its metrics, and how disturbed it was."""
+    with counters.Window(side.server, plan.cores, (), (side.client.pid,)) as window:
+        result = side.client.count(side.count)
+    metrics = {
+        "messages_per_s": result["messages"] * 1e9 / result["wall_ns"],
+        "p50_us": result["p50_ns"] / 1000,
+        "p99_us": result["p99_ns"] / 1000,
+        "cpu_ns": window.cpu / result["messages"],
+        "server_busy": window.cpu / window.wall,
+    }
+    if side.syscalls is not None:
+        metrics["syscalls"] = side.syscalls
+    return metrics, window.disturbed
+
+
+def alternate(plan: Plan, case: str, names: list[str]) -> Iterator[Sample]:
+    """Rounds of fresh servers side by side, each with TURNS turns; a turn is what ratios are
+    formed within."""
+    turns = 2 if plan.quick else TURNS
+    started = time.monotonic()
+    for number in range(plan.pairs):
+        if plan.budget is not None and not plan.budget.has_time(number, started):
+            break
+        with contextlib.ExitStack() as stack:
+            sides = {
+                name: stack.enter_context(serving(name.removesuffix(AGAIN), case, plan))
+                for name in names
+            }
+            for turn in range(number * turns, (number + 1) * turns):
+                shift = turn % len(names)
+                for name in names[shift:] + names[:shift]:
+                    metrics, disturbed = measure(sides[name], plan)
+                    yield Sample(case, name, turn, metrics, disturbed)
+        say(f"  {case}  round {number + 1}/{plan.pairs}")
 
 
 def run(plan: Plan) -> list[Sample]:
@@ -56,7 +133,5 @@ def run(plan: Plan) -> list[Sample]:
     names = chosen(plan, VARIANTS, BASELINE, loop_problem)
     samples: list[Sample] = []
     for case in plan.each(cases):
-        samples += interleave(
-            plan, case, names, lambda name, case=case: measure(name, case, plan)
-        )
+        samples += alternate(plan, case, names)
     return samples

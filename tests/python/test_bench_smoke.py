@@ -230,6 +230,16 @@ def test_every_case_name_is_understood():
             echo.parse(case)
 
 
+@needs_compiler
+@pytest.mark.parametrize("case", ["protocol/4", "http/4"])
+def test_servers_of_a_sweep_take_turns(case):
+    plan = common.Plan(pairs=1, quick=True)
+    samples = list(sweep.alternate(plan, case, ["pyloop-epoll", "pyloop-auto"]))
+    order = [(sample.round, sample.variant.removeprefix("pyloop-")) for sample in samples]
+    assert order == [(0, "epoll"), (0, "auto"), (1, "auto"), (1, "epoll")]
+    assert all(sample.metrics["messages_per_s"] > 0 for sample in samples)
+
+
 def test_missed_and_unknown_targets_are_listed_together():
     def check(name, met):
         return {"what": name, "at_most": 1.0, "measured": None if met is None else 2.0, "met": met,
