@@ -71,6 +71,15 @@ pyl_run_queue_push(struct pyl_run_queue *queue, struct pyl_run_entry entry)
     return true;
 }
 
+uint32_t
+pyl_run_queue_room(const struct pyl_run_queue *queue)
+{
+    uint32_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed); /* ours */
+    /* Acquire: as in push. */
+    uint64_t head = atomic_load_explicit(&queue->head, memory_order_acquire);
+    return PYL_RUN_QUEUE_SLOTS - (tail - head_stolen(head));
+}
+
 bool
 pyl_run_queue_pop(struct pyl_run_queue *queue, struct pyl_run_entry *ret_entry)
 {
@@ -92,15 +101,16 @@ pyl_run_queue_pop(struct pyl_run_queue *queue, struct pyl_run_entry *ret_entry)
     return true;
 }
 
-/* How many of `available` a thief takes: half, and of these the old ones. They are only looked at,
- * the reservation that follows fails if the owner took one meanwhile. */
+/* How many of `available` a thief takes: half, and of these the old ones, at most `limit`. They are
+ * only looked at, the reservation that follows fails if the owner took one meanwhile. */
 static uint32_t
 count_stealable(const struct pyl_run_queue *victim, uint32_t first, uint32_t available,
-                int64_t not_after_ns)
+                uint32_t limit, int64_t not_after_ns)
 {
     uint32_t half = available - available / 2;
+    uint32_t most = half < limit ? half : limit;
     uint32_t count = 0;
-    while (count < half && slot_load(victim, first + count).since_ns <= not_after_ns) {
+    while (count < most && slot_load(victim, first + count).since_ns <= not_after_ns) {
         count++;
     }
     return count;
@@ -108,7 +118,8 @@ count_stealable(const struct pyl_run_queue *victim, uint32_t first, uint32_t ava
 
 /* Reserves entries [*ret_first, *ret_first + count) for the caller. Returns their count. */
 static uint32_t
-steal_reserve(struct pyl_run_queue *victim, int64_t not_after_ns, uint32_t *ret_first)
+steal_reserve(struct pyl_run_queue *victim, uint32_t limit, int64_t not_after_ns,
+              uint32_t *ret_first)
 {
     uint64_t head = atomic_load_explicit(&victim->head, memory_order_acquire);
     for (;;) {
@@ -124,7 +135,7 @@ steal_reserve(struct pyl_run_queue *victim, int64_t not_after_ns, uint32_t *ret_
             head = atomic_load_explicit(&victim->head, memory_order_acquire);
             continue;
         }
-        uint32_t count = count_stealable(victim, taken, available, not_after_ns);
+        uint32_t count = count_stealable(victim, taken, available, limit, not_after_ns);
         if (count == 0) {
             return 0;
         }
@@ -153,7 +164,9 @@ uint32_t
 pyl_run_queue_steal(struct pyl_run_queue *victim, struct pyl_run_queue *thief, int64_t not_after_ns)
 {
     uint32_t first;
-    uint32_t count = steal_reserve(victim, not_after_ns, &first);
+    /* The thief's queue is empty, but another thief may still be copying from it. */
+    uint32_t room = pyl_run_queue_room(thief);
+    uint32_t count = steal_reserve(victim, room, not_after_ns, &first);
     if (count == 0) {
         return 0;
     }

@@ -41,15 +41,20 @@ void pyl_run_queue_init(struct pyl_run_queue *queue);
 /* Owner. Returns false when there is no room, also because a thief has not finished yet. */
 PYL_NODISCARD bool pyl_run_queue_push(struct pyl_run_queue *queue, struct pyl_run_entry entry);
 
+/* Owner: how many more fit. While a thief copies, what it reserved and everything behind that
+ * counts as used, so an empty queue may have no room. */
+uint32_t pyl_run_queue_room(const struct pyl_run_queue *queue);
+
 /* Owner: the oldest entry. Returns false when there is none. */
 PYL_NODISCARD bool pyl_run_queue_pop(struct pyl_run_queue *queue, struct pyl_run_entry *ret_entry);
 
 /*
  * Moves the older half (rounded up) of the victim's entries, but only those ready since
- * `not_after_ns` or earlier, to the end of the thief's queue.
+ * `not_after_ns` or earlier, to the end of the thief's queue, as far as there is room.
  *
  * Thread:  the owner of `thief`, whose queue is empty; it is not the victim's owner.
- * Returns: how many were moved. 0: nothing was old enough, or another thief is at work.
+ * Returns: how many were moved. 0: nothing was old enough, there is no room, or another thief is at
+ *          work.
  */
 uint32_t pyl_run_queue_steal(struct pyl_run_queue *victim, struct pyl_run_queue *thief,
                              int64_t not_after_ns);

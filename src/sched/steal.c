@@ -6,7 +6,6 @@
 #include "sched/lane.h"
 #include "sched/runtime.h"
 
-/* Room in an empty queue, also while a thief is still copying: one thief holds at most half. */
 enum { INJECTED_MAX = PYL_RUN_QUEUE_SLOTS / 2 };
 
 /* xorshift64*: which victim is first must differ, no more. */
@@ -32,6 +31,10 @@ pyl_steal_injected(struct pyl_lane *lane, uint32_t limit)
     uint32_t share = depth / runtime->lane_count + 1; /* leave the others theirs */
     limit = limit < share ? limit : share;
     limit = limit < INJECTED_MAX ? limit : INJECTED_MAX;
+    /* Not always a whole ring, although the queue is empty: a thief that is still copying holds
+     * what it reserved and all that came behind it. */
+    uint32_t room = pyl_run_queue_room(&lane->queue);
+    limit = limit < room ? limit : room;
     struct pyl_job_queue taken = {0};
     uint32_t count = pyl_injector_take(&runtime->injector, limit, &taken);
     struct pyl_job *job;

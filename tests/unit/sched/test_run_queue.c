@@ -98,3 +98,37 @@ Test(run_queue, oldest_is_told)
     cr_assert(pyl_run_queue_pop(&queue, &entry));
     cr_assert_eq(pyl_run_queue_oldest_ns(&queue), 3);
 }
+
+/* The head as a thief leaves it that has reserved the entries [stolen, taken) and not yet copied.
+ */
+static void
+set_head(struct pyl_run_queue *of, uint32_t stolen, uint32_t taken)
+{
+    atomic_store(&of->head, (uint64_t)stolen << 32 | taken);
+}
+
+/* Goal: behind a thief that does not finish a queue runs out of room even when it is empty; nothing
+ * is pushed, or stolen by its owner, over what that thief still reads. */
+Test(run_queue, no_room_behind_a_slow_thief)
+{
+    struct pyl_run_entry entry;
+    push_range(0, PYL_RUN_QUEUE_SLOTS);
+    cr_assert_eq(pyl_run_queue_room(&queue), 0);
+    set_head(&queue, 0, PYL_RUN_QUEUE_SLOTS / 2);
+    expect_range(&queue, PYL_RUN_QUEUE_SLOTS / 2, PYL_RUN_QUEUE_SLOTS);
+    cr_assert_eq(pyl_run_queue_count(&queue), 0);
+    cr_assert_eq(pyl_run_queue_room(&queue), 0);
+    cr_assert(!pyl_run_queue_push(&queue, (struct pyl_run_entry){.item = &items[0]}));
+
+    struct pyl_run_queue victim;
+    pyl_run_queue_init(&victim);
+    cr_assert(pyl_run_queue_push(&victim, (struct pyl_run_entry){.item = &items[1]}));
+    cr_assert_eq(pyl_run_queue_steal(&victim, &queue, 1), 0);
+    cr_assert_eq(pyl_run_queue_count(&victim), 1);
+    cr_assert(pyl_run_queue_pop(&victim, &entry), "what could not be stolen stays");
+
+    set_head(&queue, PYL_RUN_QUEUE_SLOTS, PYL_RUN_QUEUE_SLOTS); /* it has finished */
+    cr_assert_eq(pyl_run_queue_room(&queue), PYL_RUN_QUEUE_SLOTS);
+    push_range(0, PYL_RUN_QUEUE_SLOTS);
+    expect_range(&queue, 0, PYL_RUN_QUEUE_SLOTS);
+}
