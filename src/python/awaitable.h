@@ -1,27 +1,19 @@
 /*
- * awaitable.h - what our coroutine-like objects share: types with am_send whose tp_iternext and
- * send() are made from it.
+ * awaitable.h - what our coroutine-like objects share. Such a type has am_send, and tp_clear, which
+ * ends what it waits for; the rest of a coroutine's interface is made from the two.
  */
 #ifndef PYL_PYTHON_AWAITABLE_H
 #define PYL_PYTHON_AWAITABLE_H
 
 #include "python/compat.h"
 
-/* What am_send gave, in the form of tp_iternext: StopIteration carries the value, which must be
- * neither a tuple nor an exception (those would be taken apart). */
-static inline PyObject *
-pyl_next_of_send(PySendResult status, PyObject *value)
-{
-    if (status != PYGEN_RETURN) {
-        return value;
-    }
-    if (Py_IsNone(value)) {
-        PyErr_SetNone(PyExc_StopIteration);
-    } else {
-        PyErr_SetObject(PyExc_StopIteration, value);
-    }
-    Py_DECREF(value);
-    return NULL;
-}
+/* tp_iternext. StopIteration carries what am_send returned, which must be neither a tuple nor an
+ * exception (those would be taken apart). */
+PyObject *pyl_awaitable_next(PyObject *self);
+/* Method send(value). */
+PyObject *pyl_awaitable_send(PyObject *self, PyObject *value);
+
+/* Py_tp_methods: send; throw, which clears the object and raises; close, which clears it. */
+extern PyMethodDef pyl_awaitable_methods[];
 
 #endif

@@ -6,6 +6,7 @@
  * FutureIter with send(), throw() and close(), which must not be methods of the future itself, or
  * asyncio.iscoroutine() would take it for a coroutine.
  */
+#include "python/awaitable.h"
 #include "python/crossing.h"
 #include "python/views.h"
 
@@ -293,29 +294,6 @@ done_next(PyObject *op)
 }
 
 static PyObject *
-done_send(PyObject *op, PyObject *value)
-{
-    PyErr_SetNone(PyExc_StopIteration);
-    return NULL;
-}
-
-static PyObject *
-done_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *exception = pyl_future_make_thrown(args, count);
-    if (exception != NULL) {
-        PyErr_SetRaisedException(exception);
-    }
-    return NULL;
-}
-
-static PyObject *
-done_close(PyObject *op, PyObject *unused)
-{
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 done_repr(PyObject *op)
 {
     return PyUnicode_FromString("<pyloop done awaitable>");
@@ -329,18 +307,15 @@ done_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-static PyMethodDef done_methods[] = {
-    {"send", done_send, METH_O, NULL},
-    {"throw", (PyCFunction)(void (*)(void))done_throw, METH_FASTCALL, NULL},
-    {"close", done_close, METH_NOARGS, NULL},
-    {NULL},
-};
-
 static PyType_Slot done_slots[] = {
-    {Py_tp_dealloc, done_dealloc},   {Py_tp_repr, done_repr},
-    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, done_next},
-    {Py_tp_methods, done_methods},   {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, done_am_send},      {0, NULL},
+    {Py_tp_dealloc, done_dealloc},
+    {Py_tp_repr, done_repr},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, done_next},
+    {Py_tp_methods, pyl_awaitable_methods},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, done_am_send},
+    {0, NULL},
 };
 
 static PyType_Spec done_spec = {

@@ -33,21 +33,6 @@ ready_am_send(PyObject *op, PyObject *value, PyObject **ret)
     return PYGEN_RETURN;
 }
 
-static PyObject *
-ready_next(PyObject *op)
-{
-    PyObject *value;
-    PySendResult status = ready_am_send(op, Py_None, &value);
-    return pyl_next_of_send(status, value);
-}
-
-static PyObject *
-ready_send(PyObject *op, PyObject *value)
-{
-    (void)value;
-    return ready_next(op);
-}
-
 static int
 ready_clear(PyObject *op)
 {
@@ -63,25 +48,6 @@ ready_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-static PyObject *
-ready_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *exception = pyl_future_make_thrown(args, count);
-    if (exception != NULL) {
-        (void)ready_clear(op);
-        PyErr_SetRaisedException(exception);
-    }
-    return NULL;
-}
-
-static PyObject *
-ready_close(PyObject *op, PyObject *unused)
-{
-    (void)unused;
-    (void)ready_clear(op);
-    Py_RETURN_NONE;
-}
-
 static void
 ready_dealloc(PyObject *op)
 {
@@ -91,20 +57,13 @@ ready_dealloc(PyObject *op)
     pyl_freelist_free(&state->http.ready_freelist, op);
 }
 
-static PyMethodDef ready_methods[] = {
-    {"send", ready_send, METH_O, NULL},
-    {"throw", (PyCFunction)(void (*)(void))ready_throw, METH_FASTCALL, NULL},
-    {"close", ready_close, METH_NOARGS, NULL},
-    {NULL},
-};
-
 static PyType_Slot ready_slots[] = {
     {Py_tp_dealloc, ready_dealloc},
     {Py_tp_traverse, ready_traverse},
     {Py_tp_clear, ready_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, ready_next},
-    {Py_tp_methods, ready_methods},
+    {Py_tp_iternext, pyl_awaitable_next},
+    {Py_tp_methods, pyl_awaitable_methods},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, ready_am_send},
     {0, NULL},
@@ -251,54 +210,13 @@ wait_am_send(PyObject *op, PyObject *value, PyObject **ret)
     }
 }
 
-static PyObject *
-wait_next(PyObject *op)
-{
-    PyObject *value;
-    PySendResult status = wait_am_send(op, Py_None, &value);
-    return pyl_next_of_send(status, value);
-}
-
-static PyObject *
-wait_send(PyObject *op, PyObject *value)
-{
-    (void)value;
-    return wait_next(op);
-}
-
-static PyObject *
-wait_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *exception = pyl_future_make_thrown(args, count);
-    if (exception != NULL) {
-        (void)wait_clear(op);
-        PyErr_SetRaisedException(exception);
-    }
-    return NULL;
-}
-
-static PyObject *
-wait_close(PyObject *op, PyObject *unused)
-{
-    (void)unused;
-    (void)wait_clear(op);
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef wait_methods[] = {
-    {"send", wait_send, METH_O, NULL},
-    {"throw", (PyCFunction)(void (*)(void))wait_throw, METH_FASTCALL, NULL},
-    {"close", wait_close, METH_NOARGS, NULL},
-    {NULL},
-};
-
 static PyType_Slot wait_slots[] = {
     {Py_tp_dealloc, wait_dealloc},
     {Py_tp_traverse, wait_traverse},
     {Py_tp_clear, wait_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, wait_next},
-    {Py_tp_methods, wait_methods},
+    {Py_tp_iternext, pyl_awaitable_next},
+    {Py_tp_methods, pyl_awaitable_methods},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, wait_am_send},
     {0, NULL},

@@ -426,25 +426,11 @@ read_am_send(PyObject *op, PyObject *value, PyObject **ret)
     return status;
 }
 
-static PyObject *
-read_next(PyObject *op)
+/* tp_clear: the wait is over without a look at the buffer. */
+static int
+read_give_up(PyObject *op)
 {
-    PyObject *value;
-    PySendResult status = read_am_send(op, Py_None, &value);
-    return pyl_next_of_send(status, value);
-}
-
-static PyObject *
-read_send(PyObject *op, PyObject *value)
-{
-    (void)value;
-    return read_next(op);
-}
-
-/* The wait is over without a look at the buffer. */
-static void
-give_up(struct reader_read *read)
-{
+    struct reader_read *read = read_of(op);
     if (read->waiter != NULL) {
         PyObject *guard = Py_NewRef((PyObject *)read->reader);
         Py_BEGIN_CRITICAL_SECTION(guard);
@@ -452,26 +438,7 @@ give_up(struct reader_read *read)
         Py_END_CRITICAL_SECTION();
         Py_DECREF(guard);
     }
-    (void)read_clear((PyObject *)read);
-}
-
-static PyObject *
-read_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *exception = pyl_future_make_thrown(args, count);
-    if (exception != NULL) {
-        give_up(read_of(op));
-        PyErr_SetRaisedException(exception);
-    }
-    return NULL;
-}
-
-static PyObject *
-read_close(PyObject *op, PyObject *unused)
-{
-    (void)unused;
-    give_up(read_of(op));
-    Py_RETURN_NONE;
+    return read_clear(op);
 }
 
 static int
@@ -492,24 +459,17 @@ read_dealloc(PyObject *op)
 {
     struct pyl_state *state = read_of(op)->state;
     PyObject_GC_UnTrack(op);
-    give_up(read_of(op));
+    (void)read_give_up(op);
     pyl_freelist_free(&state->read_freelist, op);
 }
-
-static PyMethodDef read_methods[] = {
-    {"send", read_send, METH_O, NULL},
-    {"throw", (PyCFunction)(void (*)(void))read_throw, METH_FASTCALL, NULL},
-    {"close", read_close, METH_NOARGS, NULL},
-    {NULL},
-};
 
 static PyType_Slot read_slots[] = {
     {Py_tp_dealloc, read_dealloc},
     {Py_tp_traverse, read_traverse},
-    {Py_tp_clear, read_clear},
+    {Py_tp_clear, read_give_up},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, read_next},
-    {Py_tp_methods, read_methods},
+    {Py_tp_iternext, pyl_awaitable_next},
+    {Py_tp_methods, pyl_awaitable_methods},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, read_am_send},
     {0, NULL},

@@ -86,22 +86,6 @@ drain_am_send(PyObject *op, PyObject *value, PyObject **ret)
 }
 
 static PyObject *
-drain_next(PyObject *op)
-{
-    PyObject *value;
-    PySendResult status = drain_am_send(op, Py_None, &value);
-    return pyl_next_of_send(status, value);
-}
-
-static PyObject *
-drain_send(PyObject *op, PyObject *value)
-{
-    PyObject *got;
-    PySendResult status = drain_am_send(op, value, &got);
-    return pyl_next_of_send(status, got);
-}
-
-static PyObject *
 drain_throw(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
     struct drain *drain = drain_of(op);
@@ -154,7 +138,7 @@ drain_dealloc(PyObject *op)
 }
 
 static PyMethodDef drain_methods[] = {
-    {"send", drain_send, METH_O, NULL},
+    {"send", pyl_awaitable_send, METH_O, NULL},
     {"throw", (PyCFunction)(void (*)(void))drain_throw, METH_FASTCALL, NULL},
     {"close", drain_close, METH_NOARGS, NULL},
     {NULL},
@@ -165,7 +149,7 @@ static PyType_Slot drain_slots[] = {
     {Py_tp_traverse, drain_traverse},
     {Py_tp_clear, drain_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, drain_next},
+    {Py_tp_iternext, pyl_awaitable_next},
     {Py_tp_methods, drain_methods},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, drain_am_send},
