@@ -21,7 +21,7 @@ import types
 import weakref
 from asyncio import events, mixins
 
-from . import _core
+from . import _core, _parallel
 
 logger = logging.getLogger("pyloop.audit")
 
@@ -31,7 +31,8 @@ strand_variable = contextvars.ContextVar("pyloop_strand")
 STACK_LIMIT = 12
 _TOOL_NAME = "pyloop.audit"
 _WATCHED = (asyncio.Future, asyncio.BaseTransport, asyncio.StreamReader, asyncio.StreamWriter,
-            asyncio.AbstractServer, mixins._LoopBoundMixin, _core.Future, _core.Task)
+            asyncio.AbstractServer, mixins._LoopBoundMixin, _core.Future, _core.Task, _core.SpawnedTask)
+_SHARED = (_core.Future, _core.Task, _core.SpawnedTask, _core.StreamTransport)
 # Pure questions; asyncio itself asks some of them from other threads.
 _HARMLESS = frozenset(("__init__", "__new__", "__repr__", "__str__", "__hash__", "__eq__", "__class__", "__del__",
                        "cancelled", "done", "get_extra_info", "get_loop", "_get_loop", "get_name", "is_closing",
@@ -53,18 +54,25 @@ class Strand:
 class Use:
     """One use of an object: by which strand, in which thread, with which calls."""
 
-    __slots__ = ("calls", "strand", "thread")
+    __slots__ = ("calls", "runtime", "strand", "thread")
 
     def __init__(self, frame):
+        loop = events._get_running_loop()
         self.thread = threading.get_ident()
-        self.strand = _strand_now()
+        self.strand = _strand_of(loop)
+        self.runtime = getattr(loop, "_first_view", None) and weakref.ref(loop._first_view)
         self.calls = []
         while frame is not None and len(self.calls) < STACK_LIMIT:
             self.calls.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
             frame = frame.f_back
 
-    def conflicts_with(self, other):
-        """Would the two be a race: other strands, or other threads where code runs outside of any."""
+    def conflicts_with(self, other, is_ours):
+        """Would the two be a race: other strands, or other threads where code runs outside of any.
+
+        is_ours: the object is made for all strands of one runtime.
+        """
+        if is_ours and self.runtime is not None and self.runtime is other.runtime:
+            return False
         if self.strand is None or other.strand is None:
             return self.thread != other.thread
         return self.strand is not other.strand
@@ -78,9 +86,8 @@ class Use:
         return f"{strand} in thread {self.thread}:\n{''.join(summary.format())}"
 
 
-def _strand_now():
+def _strand_of(loop):
     """What runs here, comparable by identity: a strand's mark, a weak reference to the loop, or None."""
-    loop = events._get_running_loop()
     if loop is None:
         return None
     # A weak reference without a callback is one object for each loop.
@@ -155,7 +162,7 @@ class Audit:
             return
         if first.strand is None and use.strand is not None and first.thread == use.thread:
             self._first[key] = entry[0], use  # made before its loop ran, and given to it
-        elif not is_part and use.conflicts_with(first):
+        elif not is_part and use.conflicts_with(first, isinstance(target, _SHARED)):
             self._first[key] = entry[0], None
             self._report(target, name, first, use)
 
@@ -170,6 +177,13 @@ class Audit:
         logger.warning("%s", text)
 
 
+def _mark_strand(name, context):
+    """The context of a spawned coroutine: the given one or a copy of the current, with a mark of its own."""
+    context = contextvars.copy_context() if context is None else context
+    context.run(strand_variable.set, Strand(name))
+    return context
+
+
 def start():
     """Start the audit of this process, once; the Audit. RuntimeError: as Audit.start()."""
     global _running
@@ -177,4 +191,5 @@ def start():
         audit = Audit()
         audit.start()
         _running = audit
+        _parallel.mark_strand = _mark_strand
     return _running

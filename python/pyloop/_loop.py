@@ -104,7 +104,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
     def metrics(self):
         """What the loop has counted so far, as a dict; from any thread. RuntimeError: the loop is closed.
 
-        `workers` has one dict of counters for each worker: turns, callbacks (run by call_soon, timers and tasks), events
+        `workers` has one dict of counters for each worker: turns, callbacks (of call_soon, timers and tasks), events
         (of descriptors and operations), waits, parks (waits that could block), gil_acquisitions, wakes_written and
         wakes_suppressed (by other threads), submissions, enters, rearms and starvations of the backend; in parallel
         mode also strands_spawned, strands_ended, strands_stolen, strands_injected, strands_overflowed, searches,

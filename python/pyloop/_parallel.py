@@ -9,6 +9,7 @@ from asyncio import coroutines, tasks
 
 _serial_tasks = set()  # what spawn() made on loops without views: they need nobody to keep them
 _first_views = weakref.WeakSet()
+mark_strand = None  # the audit's: (name, context) -> the context of the strand
 
 
 def spawn(coro, *, name=None, context=None):
@@ -23,6 +24,8 @@ def spawn(coro, *, name=None, context=None):
         raise TypeError(f"a coroutine was expected, got {coro!r}")
     if context is not None and not isinstance(context, contextvars.Context):
         raise TypeError(f"a Context was expected, got {context!r}")
+    if mark_strand is not None:
+        context = mark_strand(name or coro.__qualname__, context)
     if getattr(loop, "_first_view", None) is not None:
         return loop._spawn(coro, name, context)
     kwargs = {} if context is None else {"context": context}

@@ -104,6 +104,37 @@ def test_strands_of_one_loop(backend):
 
 
 @needs_monitoring
+def test_strands_of_parallel_mode(backend):
+    """An asyncio primitive used by two of them; pyloop's own futures and tasks are made for it."""
+    found = run("""
+        counts, lock = [], None
+        async def with_lock():
+            await lock.acquire()  # uncontended, so asyncio itself does not object
+            lock.release()
+        async def with_future(future, value):
+            own = asyncio.Event()
+            asyncio.get_running_loop().call_soon(own.set)
+            await own.wait()
+            if not future.done():
+                future.set_result(value)
+        async def main():
+            global lock
+            lock = asyncio.Lock()
+            future = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda _: None)
+            await asyncio.gather(*[pyloop.spawn(with_future(future, 1), name=f"future {n}") for n in range(1)])
+            assert await future == 1
+            await pyloop.spawn(with_lock(), name="first")
+            await pyloop.spawn(with_lock(), name="second")
+        pyloop.run(main(), parallel=True, workers=2)
+        """, backend)
+    assert found.count("by another strand") == 1, found
+    assert "Lock.acquire()" in found
+    assert "<Strand first>" in found
+    assert "<Strand second>" in found
+
+
+@needs_monitoring
 def test_sound_program_is_left_alone(backend):
     found = run("""
         import concurrent.futures

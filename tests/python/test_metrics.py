@@ -57,7 +57,9 @@ def test_counts_what_happened(loop, run):
 def test_a_long_callback_shows(loop):
     async def main():
         for _ in range(16):  # one turn in eight is looked at
-            time.sleep(0.002)
+            end = time.monotonic() + 0.002
+            while time.monotonic() < end:
+                pass
             await asyncio.sleep(0)
 
     loop.run_until_complete(main())
