@@ -66,10 +66,12 @@ class TransportsMixin:
     def _tls_read_buffer(self):
         return memoryview(bytearray(_tls.SSLProtocol.max_size))
 
-    async def start_tls(self, transport, protocol, sslcontext, **kwargs):
+    async def start_tls(self, transport, protocol, sslcontext, *, server_side=False, server_hostname=None,
+                        ssl_handshake_timeout=None, ssl_shutdown_timeout=None):
         """Upgrade a transport to TLS; returns the transport to use from now on."""
         upgraded = await base_events.BaseEventLoop.start_tls(
-            self, transport, protocol, sslcontext, **kwargs)
+            self, transport, protocol, sslcontext, server_side=server_side, server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
         if upgraded is not None:
             _tls.share_read_buffer(self, upgraded._ssl_protocol)
         return upgraded

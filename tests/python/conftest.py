@@ -5,6 +5,7 @@ PYLOOP_BACKEND=epoll narrows that down to one. A backend that does not work here
 
 import gc
 import os
+import socket
 import sys
 import warnings
 
@@ -78,3 +79,14 @@ def run(new_loop):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture
+def pair():
+    """Two connected sockets that do not block."""
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    b.setblocking(False)
+    yield a, b
+    a.close()
+    b.close()

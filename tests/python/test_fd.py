@@ -16,16 +16,6 @@ import weakref
 import pytest
 
 
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    a.setblocking(False)
-    b.setblocking(False)
-    yield a, b
-    a.close()
-    b.close()
-
-
 def turn(loop, count=3):
     for _ in range(count):
         loop.stop()

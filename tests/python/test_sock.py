@@ -11,16 +11,6 @@ import pytest
 TIMEOUT = 10
 
 
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    a.setblocking(False)
-    b.setblocking(False)
-    yield a, b
-    a.close()
-    b.close()
-
-
 def listening(family=socket.AF_INET, address=("127.0.0.1", 0), backlog=10):
     sock = socket.socket(family)
     sock.setblocking(False)
