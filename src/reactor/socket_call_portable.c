@@ -8,6 +8,7 @@
 #include "reactor/socket_call.h"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 int
