@@ -4,10 +4,12 @@ import asyncio
 import atexit
 import contextvars
 import threading
+import types
 import weakref
 from asyncio import coroutines, tasks
 
 _serial_tasks = set()  # what spawn() made on loops without views: they need nobody to keep them
+_STREAM_FACTORIES = ("start_server.<locals>.factory", "start_unix_server.<locals>.factory")
 _first_views = weakref.WeakSet()
 mark_strand = None  # the audit's: (name, context) -> the context of the strand
 
@@ -106,6 +108,24 @@ def _forget_thread():
     with threading._active_limbo_lock:
         if isinstance(threading._active.get(threading.get_ident()), threading._DummyThread):
             del threading._active[threading.get_ident()]
+
+
+def factory_of_each_view(factory):
+    """A protocol factory for connections of any view.
+
+    The one inside asyncio.start_server() gives its reader and protocol the loop that start_server() was called on:
+    here they get the loop they are made on.
+    """
+    code = getattr(factory, "__code__", None)
+    if code is None or code.co_qualname not in _STREAM_FACTORIES or "loop" not in code.co_freevars:
+        return factory
+
+    def make():
+        loop = types.CellType(asyncio.get_running_loop())
+        cells = (loop if name == "loop" else cell
+                 for name, cell in zip(code.co_freevars, factory.__closure__, strict=True))
+        return types.FunctionType(code, factory.__globals__, closure=tuple(cells))()
+    return make
 
 
 async def _finish_view(view):

@@ -10,10 +10,14 @@ import os
 from asyncio import base_events, constants, exceptions, unix_events
 from asyncio.log import logger
 
-from . import _tls
+from . import _parallel, _tls
 from ._core import ServerSocket, StreamTransport
 
 _UnixLoop = unix_events._UnixSelectorEventLoop
+
+
+def _accept_ssl(protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout, loop, fd):
+    loop._accept_ssl(protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout, fd)
 
 
 class TransportsMixin:
@@ -82,9 +86,11 @@ class TransportsMixin:
                        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
                        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT, context=None):
         accept = None
+        if self._first_view is not None:
+            protocol_factory = _parallel.factory_of_each_view(protocol_factory)
         if sslcontext:
             accept = functools.partial(
-                self._accept_ssl, protocol_factory, sslcontext, server,
+                _accept_ssl, protocol_factory, sslcontext, server,
                 ssl_handshake_timeout, ssl_shutdown_timeout)
         self._server_sockets[sock.fileno()] = ServerSocket(
             self, sock, protocol_factory, server, context, accept)

@@ -17,12 +17,12 @@ struct pyl_server_socket {
     PyObject *factory;     /* makes the protocol */
     PyObject *server;      /* asyncio's Server, or NULL */
     PyObject *context;     /* factory and connections run in copies of it */
-    PyObject *accept;      /* NULL: plain transports are made here; else called with each new fd */
+    PyObject *accept;      /* NULL: plain transports are made here; else accept(loop, fd) */
     PyObject *weakrefs;
     struct pyl_departed departed; /* in loop->fds.departed, from close() to on_closed */
     int fd;
-    bool is_open;     /* entry in loop->fds */
-    bool is_detached; /* the loop is gone */
+    _Atomic bool is_open; /* entry in loop->fds; written in the loop's thread */
+    bool is_detached;     /* the loop is gone */
     struct pyl_listener listener;
 };
 

@@ -6,7 +6,9 @@
  */
 #include "python/listener.h"
 
+#include "python/handover.h"
 #include "python/transport.h"
+#include "python/views.h"
 
 #include "io/sockaddr.h"
 
@@ -19,7 +21,7 @@ server_socket_of(struct pyl_listener *listener)
 /* ---- accepting ---- */
 
 static PyObject *
-open_plain(struct pyl_server_socket *self, int fd, PyObject *context)
+open_plain(struct pyl_server_socket *self, struct pyl_loop *view, int fd, PyObject *context)
 {
     PyObject *protocol = PyObject_CallNoArgs(self->factory);
     if (protocol == NULL) {
@@ -27,21 +29,22 @@ open_plain(struct pyl_server_socket *self, int fd, PyObject *context)
     }
     struct pyl_transport_args args = {
         .protocol = protocol, .context = context, .server = self->server};
-    PyObject *transport = pyl_transport_open(self->loop, fd, NULL, &args);
+    PyObject *transport = pyl_transport_open(view, fd, NULL, &args);
     Py_DECREF(protocol);
     return transport;
 }
 
 static PyObject *
-open_connection(struct pyl_server_socket *self, int fd)
+open_connection(struct pyl_server_socket *self, struct pyl_loop *view, int fd)
 {
     PyObject *context = PyContext_Copy(self->context);
     if (context == NULL || PyContext_Enter(context) < 0) {
         Py_XDECREF(context);
         return NULL;
     }
-    PyObject *result = self->accept == NULL ? open_plain(self, fd, context)
-                                            : PyObject_CallFunction(self->accept, "i", fd);
+    PyObject *result = self->accept == NULL
+                           ? open_plain(self, view, fd, context)
+                           : PyObject_CallFunction(self->accept, "Oi", (PyObject *)view, fd);
     PyObject *exception = result == NULL ? PyErr_GetRaisedException() : NULL;
     if (PyContext_Exit(context) < 0) {
         PyErr_WriteUnraisable(context);
@@ -53,6 +56,25 @@ open_connection(struct pyl_server_socket *self, int fd)
     return result;
 }
 
+/* In the view's thread. */
+static void
+open_in_view(struct pyl_loop *view, PyObject *acceptor, int fd)
+{
+    struct pyl_server_socket *self = (struct pyl_server_socket *)acceptor;
+    PyObject *result = NULL;
+    if (atomic_load_explicit(&self->is_open, memory_order_relaxed)) {
+        result = open_connection(self, view, fd);
+        if (result == NULL) {
+            pyl_loop_report(view, "Error on transport creation for incoming connection", NULL,
+                            NULL);
+        }
+    }
+    if (result == NULL) {
+        pyl_reactor_close_now(&view->worker->reactor, fd);
+    }
+    Py_XDECREF(result);
+}
+
 static void
 on_accept(struct pyl_listener *listener, int fd)
 {
@@ -62,13 +84,13 @@ on_accept(struct pyl_listener *listener, int fd)
         return;
     }
     Py_INCREF(self); /* the factory may close the server */
-    PyObject *result = open_connection(self, fd);
-    if (result == NULL) {
+    struct pyl_loop *view = pyl_views_lighter(self->loop);
+    if (view == self->loop) {
+        open_in_view(view, (PyObject *)self, fd);
+    } else if (pyl_handover_post(view, (PyObject *)self, open_in_view, fd) < 0) {
         pyl_reactor_close_now(&listener->worker->reactor, fd);
-        pyl_loop_report(self->loop, "Error on transport creation for incoming connection", NULL,
-                        NULL);
+        pyl_loop_report(self->loop, "A connection could not be handed over", NULL, NULL);
     }
-    Py_XDECREF(result);
     Py_DECREF(self);
 }
 

@@ -20,6 +20,8 @@ static add_fn *const add_functions[] = {
     pyl_handle_types_add,   pyl_poll_type_add,        pyl_loop_type_add,
     pyl_transport_type_add, pyl_listener_type_add,    pyl_future_types_add,
     pyl_task_type_add,      pyl_proxy_type_add,       pyl_spawned_type_add,
+    pyl_handover_type_add,
+
     pyl_reader_type_add,    pyl_reader_read_type_add, pyl_reader_protocol_type_add,
     pyl_writer_types_add,   pyl_http_types_add,       pyl_datagram_type_add,
 };

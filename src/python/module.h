@@ -113,6 +113,7 @@ struct pyl_strings {
     X(future_iter_type)                                                        \
     X(task_type)            /* task_type.c */                                  \
     X(proxy_type)           /* crossing.c */                                   \
+    X(handover_type)        /* handover.c */                                   \
     X(spawned_type)         /* spawn.c: what pyloop.spawn() returns */         \
     X(transport_type)       /* transport_type.c */                             \
     X(listener_type)        /* listener_type.c: what _start_serving returns */ \
@@ -239,6 +240,7 @@ int pyl_future_types_add(PyObject *module, struct pyl_state *state);
 int pyl_task_type_add(PyObject *module, struct pyl_state *state);
 int pyl_proxy_type_add(PyObject *module, struct pyl_state *state);
 int pyl_spawned_type_add(PyObject *module, struct pyl_state *state);
+int pyl_handover_type_add(PyObject *module, struct pyl_state *state);
 int pyl_transport_type_add(PyObject *module, struct pyl_state *state);
 int pyl_datagram_type_add(PyObject *module, struct pyl_state *state);
 int pyl_listener_type_add(PyObject *module, struct pyl_state *state);

@@ -77,7 +77,7 @@ static void
 on_task_done(PyObject *task, void *user)
 {
     struct pyl_spawned *self = user;
-    (void)task;
+    pyl_views_count_guest(pyl_future_cast(task)->native, -1);
     pyl_list_remove(&self->live);
     pyl_list_init(&self->live);
     if (pyl_loop_owns_queues(self->future.native)) {
@@ -160,6 +160,7 @@ begin(struct pyl_spawned *self, struct pyl_loop *view, PyObject *coro, PyObject 
     PyObject *message;
     bool is_wanted = set_task(self, task, &message);
     pyl_list_append(&view->spawned, &self->live);
+    pyl_views_count_guest(view, 1);
     Py_INCREF(self);
     pyl_future_set_done_hook(task, on_task_done, self);
     if (is_wanted && pyl_task_cancel(task, message) < 0) {

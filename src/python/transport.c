@@ -60,6 +60,36 @@ call_server(struct pyl_transport *transport, const char *method)
     return result == NULL ? -1 : 0;
 }
 
+/* server._detach(), in the server's own view: its count is no business of several threads. */
+static int
+detach_from_server(struct pyl_transport *transport)
+{
+    if (transport->loop == NULL || transport->loop->views == NULL) {
+        return call_server(transport, "_detach");
+    }
+    PyObject *home = PyObject_GetAttr(transport->server, transport->state->str._loop);
+    struct pyl_loop *view = home != NULL ? pyl_loop_cast(transport->state, home) : NULL;
+    int rc = 0;
+    if (view != NULL && pyl_views_is_elsewhere(view)) {
+        PyObject *self = (PyObject *)transport;
+        PyObject *detach = PyObject_GetAttrString(transport->server, "_detach");
+        PyObject *handle = detach != NULL ? pyl_loop_call_soon(view, detach, &self,
+                                                               PYL_SERVER_KNOWS_TRANSPORTS, NULL)
+                                          : NULL;
+        if (handle == NULL && !pyl_loop_is_open(view)) {
+            PyErr_Clear(); /* nobody waits for the server any more */
+        } else {
+            rc = handle != NULL ? 0 : -1;
+        }
+        Py_XDECREF(handle);
+        Py_XDECREF(detach);
+    } else {
+        rc = home != NULL ? call_server(transport, "_detach") : -1;
+    }
+    Py_XDECREF(home);
+    return rc;
+}
+
 /* A close() of the user's own socket object must not close the fd under our ops: the socket module
  * counts such users. Other objects than its sockets have no such count. */
 static int
@@ -150,6 +180,8 @@ attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
     transport->is_lost = false;
     transport->is_closed = false;
     if (args->server != NULL) {
+        transport->is_guest = true;
+        pyl_views_count_guest(loop, 1);
         transport->server = Py_NewRef(args->server);
         if (call_server(transport, "_attach") < 0) {
             Py_CLEAR(transport->server);
@@ -269,6 +301,24 @@ pyl_transport_force_close(struct pyl_transport *transport, PyObject *error)
     }
 }
 
+PyObject *
+pyl_transport_post_home(struct pyl_transport *transport, const char *method, PyObject *argument)
+{
+    struct pyl_loop *loop = transport->loop;
+    PyObject *bound =
+        loop != NULL ? PyObject_GetAttrString((PyObject *)transport, method) : Py_NewRef(Py_None);
+    if (bound == NULL || loop == NULL) {
+        return bound; /* without a loop it is lost: nothing would happen there */
+    }
+    PyObject *handle = pyl_loop_call_soon(loop, bound, &argument, argument != NULL, NULL);
+    Py_DECREF(bound);
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_DECREF(handle);
+    Py_RETURN_NONE;
+}
+
 /* Without an exception of its own: this runs where nobody could handle one. */
 static void
 call_quietly(PyObject *object, const char *method)
@@ -292,8 +342,12 @@ void
 pyl_transport_let_go(struct pyl_transport *transport)
 {
     pyl_transport_return_view(transport);
+    if (transport->is_guest && transport->loop != NULL) {
+        transport->is_guest = false;
+        pyl_views_count_guest(transport->loop, -1);
+    }
     if (transport->server != NULL) {
-        if (call_server(transport, "_detach") < 0) {
+        if (detach_from_server(transport) < 0) {
             PyErr_WriteUnraisable(transport->server);
         }
         Py_CLEAR(transport->server);

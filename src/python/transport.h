@@ -12,7 +12,7 @@
 #ifndef PYL_PYTHON_TRANSPORT_H
 #define PYL_PYTHON_TRANSPORT_H
 
-#include "python/loop.h"
+#include "python/views.h"
 
 #include "io/stream.h"
 
@@ -61,6 +61,7 @@ struct pyl_transport {
     bool is_paused;          /* pause_reading() */
     bool has_sent_eof;       /* write_eof() */
     bool is_protocol_paused; /* pause_writing() was called last */
+    bool is_guest;           /* counted by pyl_views_count_guest() */
     bool is_start_queued;    /* start_job is queued */
     bool is_lost_due;        /* the stream was lost before start_job ran */
     bool is_in_sendfile;     /* add_writer on our fd is allowed */
@@ -103,6 +104,19 @@ void pyl_transport_detach(struct pyl_transport *transport);
 void pyl_transport_let_go(struct pyl_transport *transport);
 /* Gives the fd back: forgets it and the loop, closes the Python socket. May free the transport. */
 void pyl_transport_end(struct pyl_transport *transport);
+
+/* Parallel mode: another thread runs the transport's view. Methods that change something are then
+ * called there, in a moment: pyl_transport_post_home(). */
+static inline bool
+pyl_transport_is_elsewhere(const struct pyl_transport *transport)
+{
+    return pyl_views_is_elsewhere(transport->loop);
+}
+
+/* Calls the method of that name in the view's thread; argument (borrowed) may be NULL. None, or
+ * NULL with an exception. */
+PyObject *pyl_transport_post_home(struct pyl_transport *transport, const char *method,
+                                  PyObject *argument);
 
 /* ---- transport_protocol.c: from the stream to the protocol ---- */
 

@@ -125,6 +125,9 @@ static PyObject *
 method_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
+    if (PYL_UNLIKELY(pyl_transport_is_elsewhere((struct pyl_transport *)self))) {
+        return pyl_transport_post_home((struct pyl_transport *)self, "close", NULL);
+    }
     pyl_transport_close((struct pyl_transport *)self);
     Py_RETURN_NONE;
 }
@@ -133,6 +136,9 @@ static PyObject *
 method_abort(PyObject *self, PyObject *unused)
 {
     (void)unused;
+    if (PYL_UNLIKELY(pyl_transport_is_elsewhere((struct pyl_transport *)self))) {
+        return pyl_transport_post_home((struct pyl_transport *)self, "abort", NULL);
+    }
     pyl_transport_force_close((struct pyl_transport *)self, NULL);
     Py_RETURN_NONE;
 }
@@ -212,6 +218,9 @@ method_pause_reading(PyObject *self, PyObject *unused)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     (void)unused;
+    if (PYL_UNLIKELY(pyl_transport_is_elsewhere(transport))) {
+        return pyl_transport_post_home(transport, "pause_reading", NULL);
+    }
     if (is_reading(transport)) {
         transport->is_paused = true;
         if (!transport->is_detached) {
@@ -229,6 +238,9 @@ method_resume_reading(PyObject *self, PyObject *unused)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     (void)unused;
+    if (PYL_UNLIKELY(pyl_transport_is_elsewhere(transport))) {
+        return pyl_transport_post_home(transport, "resume_reading", NULL);
+    }
     if (!transport->is_closing && transport->is_paused) {
         transport->is_paused = false;
         if (!transport->is_detached) {

@@ -180,12 +180,28 @@ pyl_transport_check_data(PyObject *data)
     return -1;
 }
 
+/* The caller may change `data` as soon as write() has returned. */
+static PyObject *
+write_elsewhere(struct pyl_transport *transport, PyObject *data)
+{
+    PyObject *bytes = PyBytes_CheckExact(data) ? Py_NewRef(data) : PyBytes_FromObject(data);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    PyObject *result = pyl_transport_post_home(transport, "write", bytes);
+    Py_DECREF(bytes);
+    return result;
+}
+
 PyObject *
 pyl_transport_write(PyObject *self, PyObject *data)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     if (pyl_transport_check_data(data) < 0) {
         return NULL;
+    }
+    if (PYL_UNLIKELY(pyl_transport_is_elsewhere(transport))) {
+        return write_elsewhere(transport, data);
     }
     if (PYL_UNLIKELY(transport->has_sent_eof || transport->empty_waiter != NULL) &&
         check_writable(transport, "write") < 0) {
@@ -227,6 +243,15 @@ pyl_transport_writelines(PyObject *self, PyObject *list)
         return NULL;
     }
     int status = check_items(items);
+    if (status == 0 && PYL_UNLIKELY(pyl_transport_is_elsewhere(transport))) {
+        PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
+        PyObject *joined = empty != NULL ? PyObject_CallMethod(empty, "join", "O", items) : NULL;
+        Py_XDECREF(empty);
+        Py_DECREF(items);
+        PyObject *result = joined != NULL ? write_elsewhere(transport, joined) : NULL;
+        Py_XDECREF(joined);
+        return result;
+    }
     for (Py_ssize_t i = 0; status == 0 && i < PySequence_Fast_GET_SIZE(items); i++) {
         PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(items, i));
         status = write_one(transport, item);
@@ -245,6 +270,9 @@ pyl_transport_write_eof(PyObject *self, PyObject *unused)
 {
     struct pyl_transport *transport = (struct pyl_transport *)self;
     (void)unused;
+    if (PYL_UNLIKELY(pyl_transport_is_elsewhere(transport))) {
+        return pyl_transport_post_home(transport, "write_eof", NULL);
+    }
     if (!transport->is_closing && !transport->has_sent_eof) {
         transport->has_sent_eof = true;
         if (!transport->is_detached) {

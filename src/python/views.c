@@ -155,6 +155,17 @@ on_end(struct pyl_lane *lane, void *user)
     pass_baton(views, loop);
 }
 
+struct pyl_loop *
+pyl_views_lighter(struct pyl_loop *loop)
+{
+    struct pyl_views *views = loop->views;
+    if (views == NULL) {
+        return loop;
+    }
+    uint32_t turn = atomic_fetch_add_explicit(&views->places, 1, memory_order_relaxed);
+    return views->loops[pyl_runtime_lighter(&views->runtime, turn)];
+}
+
 /* ---- life ---- */
 
 int

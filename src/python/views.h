@@ -21,6 +21,7 @@ struct pyl_views {
     struct pyl_baton baton;      /* builds with a GIL: which lane asks for it next */
     _Atomic uint32_t references; /* loops that point here */
     _Atomic bool is_ending;      /* set once: spawned coroutines do not begin any more */
+    _Atomic uint32_t places;     /* given out by pyl_views_lighter() */
     bool is_started;             /* first view's thread: the lanes have threads */
     bool is_forked_child;        /* there are no lanes but this thread */
     uint32_t loop_count;         /* of `loops`; constant once started */
@@ -53,6 +54,21 @@ pyl_views_is_elsewhere(const struct pyl_loop *native)
 {
     return PYL_UNLIKELY(native != NULL && native->views != NULL) &&
            pyl_loop_is_foreign_thread(native);
+}
+
+/* The view for a new connection that `loop` accepted: one of the less loaded ones; `loop` itself in
+ * serial mode. */
+struct pyl_loop *pyl_views_lighter(struct pyl_loop *loop);
+
+/* Something that will be there for a while lives in this view, or (-1) does no longer. The view's
+ * thread. */
+static inline void
+pyl_views_count_guest(struct pyl_loop *loop, int change)
+{
+    if (loop->views != NULL) {
+        pyl_counter_add(&loop->views->runtime.lanes[loop->lane_index].stats.guests,
+                        (uint64_t)(int64_t)change);
+    }
 }
 
 /* Makes `loop` the first view of a new runtime; workers 0: one per processor. 0, or -errno with the

@@ -29,6 +29,7 @@ struct pyl_lane_stats {
     _Atomic uint64_t injected;    /* strands taken from the injector */
     _Atomic uint64_t overflowed;  /* strands given to the injector because the queue was full */
     _Atomic uint64_t watches;     /* short waits for entries to become old enough */
+    _Atomic uint64_t guests;      /* what an embedder counts as load beside strands at home */
     struct pyl_duration_histogram queue_delay; /* from scheduled to running */
 };
 

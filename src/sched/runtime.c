@@ -409,7 +409,8 @@ strands_of(const struct pyl_lane *lane)
 {
     uint64_t ended = pyl_counter_read(&lane->stats.ended);
     uint64_t homes = pyl_counter_read(&lane->stats.homes);
-    return homes > ended ? homes - ended : 0; /* two loads, not one moment */
+    uint64_t guests = pyl_counter_read(&lane->stats.guests);
+    return guests + (homes > ended ? homes - ended : 0); /* two loads, not one moment */
 }
 
 uint32_t

@@ -124,8 +124,8 @@ PYL_NODISCARD int pyl_runtime_spawn(struct pyl_runtime *runtime, struct pyl_stra
 PYL_NODISCARD int pyl_runtime_spawn_on(struct pyl_runtime *runtime, uint32_t index,
                                        struct pyl_strand *strand, struct pyl_job *job);
 
-/* Of two lanes, chosen by `turn`, the index of the one with fewer strands at home; callers count
- * `turn` up, so that equal lanes take turns. Any thread. */
+/* Of two lanes, chosen by `turn`, the index of the one with fewer strands at home and guests;
+ * callers count `turn` up, so that equal lanes take turns. Any thread. */
 uint32_t pyl_runtime_lighter(const struct pyl_runtime *runtime, uint32_t turn);
 
 static inline enum pyl_runtime_phase
