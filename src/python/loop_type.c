@@ -183,7 +183,7 @@ drop_queue(struct pyl_loop *loop, struct pyl_job_queue *queue)
     while ((job = pyl_job_queue_pop(queue)) != NULL) {
         if (pyl_state_job_owner(loop->state, job) != NULL) {
             pyl_state_drop_job(loop->state, job);
-        } else {
+        } else if (!pyl_native_owns_job(job)) {
             pyl_job_queue_push(&kept, job);
         }
     }

@@ -209,6 +209,13 @@ pyl_loop_py_native_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
     return future;
 }
 
+bool
+pyl_native_owns_job(struct pyl_job *job)
+{
+    const struct pyl_work *work = pyl_work_of_job(job);
+    return work != NULL && work->done == call_done;
+}
+
 void
 pyl_native_close(struct pyl_loop *loop)
 {

@@ -26,6 +26,10 @@ PyObject *pyl_loop_py_native_call(PyObject *loop, PyObject *const *args, Py_ssiz
 void pyl_native_close(struct pyl_loop *loop);
 void pyl_native_release(struct pyl_loop *loop);
 
+/* The job is the end of a call: whoever takes it out of its queue leaves it to
+ * pyl_native_release(). */
+bool pyl_native_owns_job(struct pyl_job *job);
+
 /* In the child of a fork, where the threads do not exist. pyl_native_release() is still to come. */
 void pyl_native_abandon(struct pyl_loop *loop);
 

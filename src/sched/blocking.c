@@ -239,6 +239,12 @@ pyl_work_cancel(struct pyl_work *work)
     return is_queued;
 }
 
+struct pyl_work *
+pyl_work_of_job(struct pyl_job *job)
+{
+    return job->run == run_done ? PYL_CONTAINER_OF(job, struct pyl_work, job) : NULL;
+}
+
 void
 pyl_blocking_close(struct pyl_blocking_pool *pool)
 {

@@ -309,3 +309,20 @@ def test_storm(run, lib):
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     def test_does_not_switch_the_gil_on():
         assert not sys._is_gil_enabled()
+
+
+def test_ends_of_parallel_loops_with_calls_on_their_way(backend, lib):
+    """Calls of every view: some ended and not yet told of, some running, some not started."""
+    async def strand(futures):
+        futures += [native.call(lib.identity, n) for n in range(50)]
+
+    async def main():
+        futures = []
+        await asyncio.gather(*[pyloop.spawn(strand(futures)) for _ in range(8)])
+        return futures
+
+    for _ in range(10):
+        loop = pyloop.Loop(backend=backend, parallel=True, workers=2)
+        futures = loop.run_until_complete(main())
+        loop.close()
+        assert len(futures) == 400

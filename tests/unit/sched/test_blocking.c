@@ -266,3 +266,16 @@ Test(blocking, forked_child_starts_anew)
     cr_assert_eq(waitpid(child, &status, 0), child);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
+
+/* Goal: the job of an item that has ended leads back to the item, another one to nothing. */
+Test(blocking, work_of_job)
+{
+    struct item item;
+    struct pyl_job other = {0};
+    open_pool(0, 0);
+    prepare(&item, NULL);
+    cr_assert_eq(pyl_blocking_submit(&pool, &worker, &item.work), 0);
+    cr_assert_eq(pyl_work_of_job(&item.work.job), &item.work);
+    cr_assert_null(pyl_work_of_job(&other));
+    fixture_turn_until(&worker, &item.is_done);
+}
