@@ -99,8 +99,8 @@ PYL_NODISCARD int pyl_blocking_submit(struct pyl_blocking_pool *pool, struct pyl
  * and does nothing, when it is too late. Thread: any, before done() is called. */
 bool pyl_work_cancel(struct pyl_work *work);
 
-/* The item whose done() this job calls, or NULL if it is another kind of job: for an owner that ends
- * a worker with items on their way and empties its queues. */
+/* The item whose done() this job calls, or NULL if it is another kind of job: for an owner that
+ * ends a worker with items on their way and empties its queues. */
 struct pyl_work *pyl_work_of_job(struct pyl_job *job);
 
 /* A consistent copy. Any thread. */
