@@ -12,13 +12,17 @@
 
 #include "base/alloc.h"
 #include "base/check.h"
+#include "base/platform.h"
 #include "io/stream_internal.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { SMALL_READ_SIZE = 16384, SMALL_READS_MIN = 2 };
+enum {
+    SMALL_READ_SIZE = PYL_TINY_LIMITS ? 512 : 16384, /* one of the ring's buffers */
+    SMALL_READS_MIN = 2,
+};
 
 static void run_flush(struct pyl_job *job);
 static void run_event(struct pyl_job *job);
