@@ -156,7 +156,8 @@ struct pyl_http_request {
 struct pyl_http_listener {
     PyObject_HEAD
     struct pyl_http_server *server;
-    PyObject *sock;  /* the Python socket */
+    PyObject *sock;  /* the Python socket; NULL: connections are handed over by another view's */
+    PyObject *peers; /* tuple of those it hands over to, or NULL; constant while it is open */
     PyObject *local; /* scope["server"], or NULL: differs by connection */
     struct pyl_departed departed;
     int fd;
@@ -251,7 +252,10 @@ void pyl_http_server_check_drained(struct pyl_http_server *server);
 /* 0, or -1 with an exception; so for all type_add functions below. */
 int pyl_http_listener_type_add(PyObject *module, struct pyl_state *state);
 /* Accepts on a listening Python socket from now on. 0, or -1 with an exception. */
-int pyl_http_listen(struct pyl_http_server *server, PyObject *sock);
+int pyl_http_listen(struct pyl_http_server *server, PyObject *sock, PyObject *peers);
+/* A listener for what another view accepts on `sock`, to be one of that view's peers. New reference
+ * or NULL. */
+PyObject *pyl_http_listener_join(struct pyl_http_server *server, PyObject *sock);
 /* Closes the listening sockets. 0, or -1 with an exception. */
 int pyl_http_stop_listening(struct pyl_http_server *server);
 /* For fd_table.c, when the loop closes. */

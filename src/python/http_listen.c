@@ -1,11 +1,14 @@
 /*
  * http_listen.c - HttpListener: accepts connections for an HTTP server.
  *
- * The listening socket is a Python object of the caller's; it is closed when listening stops.
+ * The listening socket is a Python object of the caller's; it is closed when listening stops. In
+ * parallel mode one view accepts, and hands over to the listeners of the other views, its peers.
  */
 #include "python/http.h"
 
 #include "io/sockaddr.h"
+#include "python/handover.h"
+#include "python/views.h"
 
 #include <string.h>
 
@@ -15,16 +18,45 @@ listener_of(struct pyl_listener *listener)
     return PYL_CONTAINER_OF(listener, struct pyl_http_listener, listener);
 }
 
+/* A pyl_handover_fn. */
+static void
+open_in_view(struct pyl_loop *view, PyObject *acceptor, int fd)
+{
+    struct pyl_http_listener *listener = (struct pyl_http_listener *)(void *)acceptor;
+    if (listener->is_detached || listener->server->is_draining) {
+        pyl_reactor_close_now(&view->worker->reactor, fd);
+    } else if (pyl_http_connection_open(listener, fd) < 0) {
+        pyl_http_server_report(listener->server, "Accepting a connection failed");
+    }
+}
+
+/* The listener for the next connection: itself, or a peer whose view is less loaded. */
+static struct pyl_http_listener *
+choose_peer(struct pyl_http_listener *listener)
+{
+    struct pyl_loop *view = pyl_views_lighter(listener->server->loop);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(listener->peers); i++) {
+        struct pyl_http_listener *peer =
+            (struct pyl_http_listener *)(void *)PyTuple_GET_ITEM(listener->peers, i);
+        if (peer->server->loop == view) {
+            return peer;
+        }
+    }
+    return listener;
+}
+
 static void
 on_accept(struct pyl_listener *io, int fd)
 {
     struct pyl_http_listener *listener = listener_of(io);
-    if (listener->is_detached || listener->server->is_draining) {
+    struct pyl_loop *own = listener->server->loop;
+    struct pyl_http_listener *chosen =
+        listener->peers == NULL || listener->is_detached ? listener : choose_peer(listener);
+    if (chosen == listener) {
+        open_in_view(own, (PyObject *)listener, fd);
+    } else if (pyl_handover_post(chosen->server->loop, (PyObject *)chosen, open_in_view, fd) < 0) {
         pyl_reactor_close_now(&io->worker->reactor, fd);
-        return;
-    }
-    if (pyl_http_connection_open(listener, fd) < 0) {
-        pyl_http_server_report(listener->server, "Accepting a connection failed");
+        pyl_http_server_report(listener->server, "A connection could not be handed over");
     }
 }
 
@@ -87,39 +119,67 @@ set_local(struct pyl_http_listener *listener)
     return 0;
 }
 
-int
-pyl_http_listen(struct pyl_http_server *server, PyObject *sock)
+/* Neither open nor in the server's list. New reference or NULL. */
+static struct pyl_http_listener *
+listener_new(struct pyl_http_server *server, PyObject *sock)
 {
     int fd = PyObject_AsFileDescriptor(sock);
     if (fd < 0) {
-        return -1;
+        return NULL;
     }
     struct pyl_http_listener *listener =
         PyObject_GC_New(struct pyl_http_listener, server->state->http_listener_type);
     if (listener == NULL) {
-        return -1;
+        return NULL;
     }
     memset((char *)listener + sizeof(PyObject), 0, sizeof(*listener) - sizeof(PyObject));
     listener->server = (struct pyl_http_server *)Py_NewRef((PyObject *)server);
-    listener->sock = Py_NewRef(sock);
     listener->fd = fd;
     PyObject_GC_Track(listener);
-    (void)pyl_socket_set_nodelay(fd); /* accepted sockets inherit it; Unix sockets have none */
-    if (set_local(listener) < 0 || PyList_Append(server->listeners, (PyObject *)listener) < 0 ||
-        pyl_fd_table_add(&server->loop->fds, fd, (PyObject *)listener) < 0) {
+    if (set_local(listener) < 0) {
+        Py_DECREF(listener);
+        return NULL;
+    }
+    if (server->template_local == Py_None && listener->local != NULL) {
+        if (PyDict_SetItem(server->scope_template, server->state->str.server, listener->local) ==
+            0) {
+            server->template_local = listener->local; /* the usual case: one listener */
+        }
+        PyErr_Clear(); /* without it the key is set for each request */
+    }
+    return listener;
+}
+
+int
+pyl_http_listen(struct pyl_http_server *server, PyObject *sock, PyObject *peers)
+{
+    struct pyl_http_listener *listener = listener_new(server, sock);
+    if (listener == NULL) {
+        return -1;
+    }
+    listener->sock = Py_NewRef(sock);
+    listener->peers = Py_XNewRef(peers);
+    (void)pyl_socket_set_nodelay(listener->fd); /* accepted sockets inherit it */
+    if (PyList_Append(server->listeners, (PyObject *)listener) < 0 ||
+        pyl_fd_table_add(&server->loop->fds, listener->fd, (PyObject *)listener) < 0) {
         Py_DECREF(listener);
         return -1;
     }
-    if (server->template_local == Py_None && listener->local != NULL &&
-        PyDict_SetItem(server->scope_template, server->state->str.server, listener->local) == 0) {
-        server->template_local = listener->local; /* the usual case: one listener */
-    }
-    PyErr_Clear(); /* without it the key is set for each request */
     listener->is_open = true;
-    pyl_listener_init(&listener->listener, server->loop->worker, fd, &listener_ops);
+    pyl_listener_init(&listener->listener, server->loop->worker, listener->fd, &listener_ops);
     pyl_listener_start(&listener->listener);
     Py_DECREF(listener);
     return 0;
+}
+
+PyObject *
+pyl_http_listener_join(struct pyl_http_server *server, PyObject *sock)
+{
+    struct pyl_http_listener *listener = listener_new(server, sock);
+    if (listener != NULL && PyList_Append(server->listeners, (PyObject *)listener) < 0) {
+        Py_CLEAR(listener); /* the list keeps `local`, which the template borrows */
+    }
+    return (PyObject *)listener;
 }
 
 static int
@@ -160,6 +220,7 @@ listener_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)listener->server);
     Py_VISIT(listener->sock);
+    Py_VISIT(listener->peers);
     Py_VISIT(listener->local);
     return 0;
 }
@@ -170,6 +231,7 @@ listener_clear(PyObject *self)
     struct pyl_http_listener *listener = (struct pyl_http_listener *)(void *)self;
     listener->is_detached = true;
     Py_CLEAR(listener->sock);
+    Py_CLEAR(listener->peers);
     Py_CLEAR(listener->local);
     return 0;
 }

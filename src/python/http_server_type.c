@@ -289,14 +289,39 @@ server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 /* ---- methods ---- */
 
+/* Every item a listener of a server. 0 or -1. */
+static int
+check_peers(struct pyl_http_server *server, PyObject *peers)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(peers); i++) {
+        if (!Py_IS_TYPE(PyTuple_GET_ITEM(peers, i), server->state->http_listener_type)) {
+            PyErr_SetString(PyExc_TypeError, "peers are what join() returned");
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
-method_listen(PyObject *self, PyObject *sock)
+method_listen(PyObject *self, PyObject *args)
 {
     struct pyl_http_server *server = server_of(self);
-    if (pyl_loop_check_usable(server->loop) < 0 || pyl_http_listen(server, sock) < 0) {
+    PyObject *sock;
+    PyObject *peers = NULL;
+    if (!PyArg_ParseTuple(args, "O|O!:listen", &sock, &PyTuple_Type, &peers) ||
+        pyl_loop_check_usable(server->loop) < 0 ||
+        (peers != NULL && check_peers(server, peers) < 0) ||
+        pyl_http_listen(server, sock, peers) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+method_join(PyObject *self, PyObject *sock)
+{
+    struct pyl_http_server *server = server_of(self);
+    return pyl_loop_check_usable(server->loop) < 0 ? NULL : pyl_http_listener_join(server, sock);
 }
 
 /* Calls `function` for each connection; it may close them. */
@@ -396,8 +421,11 @@ method_flush_log(PyObject *self, PyObject *unused)
 }
 
 static PyMethodDef server_methods[] = {
-    {"listen", method_listen, METH_O,
-     "listen(sock)\n\nAccept on a listening socket, which drain() closes."},
+    {"listen", method_listen, METH_VARARGS,
+     "listen(sock, peers=())\n\nAccept on a listening socket, which drain() closes. In parallel "
+     "mode the peers, which join() made in other views, get their part of the connections."},
+    {"join", method_join, METH_O,
+     "join(sock)\n\nA peer for the listen() of another view. In this server's own thread."},
     {"drain", method_drain, METH_NOARGS,
      "Stop accepting, close idle connections, end the others after their response."},
     {"wait_drained", method_wait_drained, METH_NOARGS,

@@ -240,7 +240,7 @@ def test_graceful_timeout_cancels(run):
     async def main():
         running = Running(app, timeout_graceful_shutdown=0.1)
         request = asyncio.ensure_future(running.fetch())
-        while running.server._http is None or running.server._http.tasks == 0:
+        while running.server.requests == 0:
             await asyncio.sleep(0.005)
         await running.stop()
         assert (await request).status == 500

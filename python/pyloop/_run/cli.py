@@ -89,6 +89,11 @@ def make_parser():
     add("--fd", default=None, type=_positive(int), help="socket to inherit")
     add("--backlog", default=2048, type=_positive(int))
     add("--lifespan", default="auto", choices=("auto", "on", "off"))
+    add("--lifespan-scope", default="process", choices=("process", "worker"),
+        help="with --parallel: start-up and shutdown once, or on each thread with a state of its own")  # fmt: skip
+    add("--parallel", action="store_true", help="one program on several threads; see the README")
+    add("--threads", default=None, type=_positive(int, zero=False), metavar="N",
+        help="with --parallel: how many; default: one for each processor")  # fmt: skip
     add("--root-path", default="", metavar="PATH")
     add("--log-level", default="info", choices=tuple(logs.LEVELS))
     add("--access-log", action=argparse.BooleanOptionalAction, default=True)
@@ -102,7 +107,7 @@ def make_parser():
     add("--timeout-headers", default=30, type=_positive(float), metavar="SECONDS",
         help="for a client to send the head of a request; default: 30")  # fmt: skip
     add("--timeout-graceful-shutdown", default=None, type=_positive(float), metavar="SECONDS")
-    add("--workers", default=1, type=_positive(int, zero=False), help="only 1")
+    add("--workers", default=1, type=_positive(int, zero=False), help="only 1; see --parallel")
     add("--version", action="version", version=f"pyloop {_core.__version__}")
     for name, count in _IGNORED.items():
         add(name, action=_Ignored, nargs=count, dest="ignored", help=argparse.SUPPRESS)
@@ -141,18 +146,18 @@ def _prepare_path(folder):
         sys.path.insert(0, path)
 
 
-def _run_main(function, backend):
+def _run_main(function, loop_options):
     async def call():
         return await function()
 
     try:
-        result = _runner.run(call(), backend=backend)
+        result = _runner.run(call(), **loop_options)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return result if isinstance(result, int) else 0
 
 
-def _serve(application, arguments, backend):
+def _serve(application, arguments, loop_options):
     names = {field for field in serving.Options.__dataclass_fields__ if hasattr(arguments, field)}
     options = serving.Options(**{name: getattr(arguments, name) for name in names})
     options.access_log = options.access_log and logs.log.isEnabledFor(logs.LEVELS["info"])
@@ -165,7 +170,7 @@ def _serve(application, arguments, backend):
 
     debug = arguments.log_level in ("debug", "trace")
     try:
-        _runner.run(serve(), backend=backend)
+        _runner.run(serve(), **loop_options)
     except serving.StartupError as error:
         return _fail(STARTUP, str(error), error, debug)
     except KeyboardInterrupt:
@@ -193,6 +198,13 @@ def main(argv=None):
         parser.error("which application? Give it as MODULE:ATTRIBUTE")
     if arguments.workers > 1:
         parser.error("--workers: pyloop runs one process so far; start several behind one socket with --fd")
+    if arguments.threads is not None and not arguments.parallel:
+        parser.error("--threads: only with --parallel")
+    if arguments.threads is not None and arguments.threads > 64:
+        parser.error(f"argument --threads: at most 64, not {arguments.threads}")
+    loop_options = {"backend": arguments.backend}
+    if arguments.parallel:
+        loop_options |= {"parallel": True, "workers": arguments.threads}
     _prepare_path(arguments.app_dir)
     sys.argv[:] = [arguments.target, *unknown, *extra]
     try:
@@ -206,9 +218,9 @@ def main(argv=None):
     except RuntimeError as error:
         return _fail(USAGE, str(error), error, debug)
     if kind == "main":
-        return _run_main(found, arguments.backend)
+        return _run_main(found, loop_options)
     if unknown or extra:
         parser.error(f"unrecognized arguments: {' '.join([*unknown, *extra])}")
     logs.set_up(arguments.log_level)
     _warn_about(arguments)
-    return _serve(found, arguments, arguments.backend)
+    return _serve(found, arguments, loop_options)

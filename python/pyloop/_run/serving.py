@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import signal
 import socket
 import stat
 
-from .. import _core
 from . import logs
-from .lifespan import Lifespan, LifespanFailed
+from .lifespan import LifespanFailed
+from .site import Site
 
 log = logs.log
 
@@ -38,6 +39,7 @@ class Options:
     sockets: list | None = None
     backlog: int = 2048
     lifespan: str = "auto"
+    lifespan_scope: str = "process"
     access_log: bool = True
     root_path: str = ""
     limit_concurrency: int | None = None
@@ -52,6 +54,8 @@ class Options:
     def __post_init__(self):
         if self.lifespan not in ("auto", "on", "off"):
             raise ValueError(f"lifespan must be 'auto', 'on' or 'off', not {self.lifespan!r}")
+        if self.lifespan_scope not in ("process", "worker"):
+            raise ValueError(f"lifespan_scope must be 'process' or 'worker', not {self.lifespan_scope!r}")
 
 
 # Sockets.
@@ -159,8 +163,20 @@ def describe(sock):
 # Serving.
 
 
+async def _everywhere(calls):
+    """The results of async functions, each called in the loop given with it; the first error, once all have ended."""
+    here = asyncio.get_running_loop()
+    results = await asyncio.gather(*(
+        function() if view is here else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(), view))
+        for view, function in calls), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
 class Server:
-    """One application on one loop: `await Server(app, options).serve()`.
+    """One application on one loop, in parallel mode on all its views: `await Server(app, options).serve()`.
 
     captured_signals has the signals that ended it, for whoever wants to die by the same.
     """
@@ -169,11 +185,16 @@ class Server:
         self._application = application
         self._options = options
         self._stop = asyncio.Event()
-        self._force = asyncio.Event()
-        self._http = None
+        self._sites = []  # (view, site), the first view's first
+        self._is_listening = False
         self._uds_identity = None
         self.captured_signals = []
         self.sockets = []
+
+    @property
+    def requests(self):
+        """How many the application is working on."""
+        return sum(site.requests for _, site in self._sites)
 
     def stop(self):
         """Ends serve() in an orderly way. The loop's thread."""
@@ -181,93 +202,69 @@ class Server:
 
     async def serve(self):
         loop = asyncio.get_running_loop()
-        lifespan = Lifespan(self._application, self._options.lifespan, log)
+        first = getattr(loop, "_first_view", None) or loop
+        views = (first, *getattr(first, "_other_views", ()))
+        if loop is not first:
+            raise RuntimeError("in parallel mode serve() belongs to the main strand")
         with self._signals(loop):
             self.sockets = bind(self._options)
             try:
-                await self._start(loop, lifespan)
-                await self._wait_for_stop()
+                self._sites = await _everywhere([(view, self._make_site) for view in views])
+                await self._start(loop)
+                await self._stop.wait()
             finally:
-                await self._end(lifespan)
+                await self._end()
 
-    async def _start(self, loop, lifespan):
+    async def _make_site(self):
+        return asyncio.get_running_loop(), Site(self._application, self._options)
+
+    async def _start_application(self):
+        """The state for each site."""
+        count = 1 if self._options.lifespan_scope == "process" else len(self._sites)
         try:
-            await lifespan.startup()
+            states = await _everywhere([(view, site.startup) for view, site in self._sites[:count]])
         except LifespanFailed as error:
             lines = str(error).strip().splitlines()
             log.debug("%s", error)
             raise StartupError(f"application startup failed: {lines[-1] if lines else 'no reason given'}") from error
+        return states * (len(self._sites) // count)
+
+    async def _start(self, loop):
+        states = await self._start_application()
         if self._stop.is_set():
             return
         options = self._options
-        self._http = _core.HttpServer(
-            loop, self._application, logs.on_error,
-            state=lifespan.state if lifespan.is_active else None,
-            root_path=options.root_path,
-            access_log=logs.write_access if options.access_log else None,
-            timeout_keep_alive=options.timeout_keep_alive,
-            timeout_headers=options.timeout_headers,
-            limit_concurrency=options.limit_concurrency or 0,
-            limit_body_size=options.limit_body_size or 0,
-            server_header=options.server_header,
-            date_header=options.date_header)
         for sock in self.sockets:
             sock.setblocking(False)
             try:
                 sock.listen(options.backlog)
             except OSError as error:
                 raise StartupError(f"cannot listen on {describe(sock)}: {_os_text(error)}") from error
-            self._http.listen(sock)
-            log.info("Listening on %s (%s)", describe(sock), loop.backend)
+            threads = f", {len(self._sites)} threads" if len(self._sites) > 1 else ""
+            log.info("Listening on %s (%s%s)", describe(sock), loop.backend, threads)
+        self._is_listening = True
+        await _everywhere([(view, functools.partial(site.open, state, len(self._sites)))
+                           for (view, site), state in zip(self._sites, states, strict=True)])
+        (_, first), *others = self._sites
+        for sock in self.sockets:
+            first.listen(sock, await _everywhere([(view, functools.partial(site.join, sock)) for view, site in others]))
         if options.uds is not None and not options.uds.startswith("\0"):
             self._uds_identity = os.stat(options.uds).st_ino
 
-    async def _wait_for_stop(self):
-        await self._stop.wait()
+    async def _finish(self, site):
+        site.drain()
+        await site.finish()
 
-    async def _end(self, lifespan):
-        http = self._http
-        if http is not None:
+    async def _end(self):
+        if self._is_listening:
             log.info("Shutting down")
-            http.drain()
+            drains = asyncio.ensure_future(_everywhere([
+                (view, functools.partial(self._finish, site)) for view, site in self._sites]))
             self._forget_uds()
-            await self._finish_requests(http)
+            await drains
         for sock in self.sockets:
             sock.close()
-        if self._force.is_set():
-            return
-        await self._unless_forced(lifespan.shutdown())
-
-    async def _finish_requests(self, http):
-        drained = http.wait_drained()
-        if not drained.done():
-            log.info("Waiting for %d connection(s) and %d request(s) to finish (CTRL+C to force quit)",
-                     http.connections, http.tasks)
-        timeout = self._options.timeout_graceful_shutdown
-        forced = asyncio.ensure_future(self._force.wait())
-        try:
-            await asyncio.wait([drained, forced], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if drained.done():
-                return
-            count = http.cancel()
-            if not self._force.is_set():
-                log.error("Cancelled %d running request(s): the time for a graceful shutdown is over", count)
-                await asyncio.wait([drained, forced], timeout=1, return_when=asyncio.FIRST_COMPLETED)
-            http.abort()
-            await asyncio.wait([drained], timeout=1)
-        finally:
-            forced.cancel()
-            http.flush_log()
-
-    async def _unless_forced(self, coroutine):
-        task = asyncio.ensure_future(coroutine)
-        forced = asyncio.ensure_future(self._force.wait())
-        await asyncio.wait([task, forced], return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
-        if task.done():
-            task.result()
-        else:
-            task.cancel()
+        await _everywhere([(view, site.shutdown) for view, site in self._sites])
 
     def _forget_uds(self):
         """Removes our path, if nobody has put another socket there."""
@@ -281,7 +278,8 @@ class Server:
     def _handle_signal(self, number):
         self.captured_signals.append(number)
         if self._stop.is_set() and number == signal.SIGINT:
-            self._force.set()
+            for _, site in self._sites:
+                site.force()
         self._stop.set()
 
     @contextlib.contextmanager
