@@ -8,6 +8,7 @@
 
 #include "python/bytes_pool.h"
 #include "python/fd_table.h"
+#include "python/loop_post.h"
 #include "python/metrics.h"
 #include "python/module.h"
 
@@ -66,6 +67,7 @@ struct pyl_loop {
     /* Free-threaded builds: guards is_closed, changes of thread_id, and the queues while no thread
      * runs the loop. Who runs it owns the queues without the lock; others use the inbox. */
     struct pyl_gil_lock remote_lock;
+    struct pyl_loop_wakes wakes;
 
     /* 3.14's _ThreadSafeHandle: cancel() on another thread waits while the callback runs. Never
      * held while acquiring the GIL. */
@@ -118,7 +120,8 @@ PyObject *pyl_loop_call_soon(struct pyl_loop *loop, PyObject *callback, PyObject
                              Py_ssize_t count, PyObject *context);
 
 /* Queues a job that holds a reference to its object, from any thread. Returns false when the loop
- * is closed: then the reference is still the caller's. */
+ * is closed: then the reference is still the caller's. May give the GIL away for a moment; the job
+ * may have run by then. */
 PYL_NODISCARD bool pyl_loop_post(struct pyl_loop *loop, struct pyl_job *job);
 
 static inline bool

@@ -100,30 +100,6 @@ check_call(struct pyl_loop *loop, PyObject *callback, const char *method)
     return 0;
 }
 
-/*
- * Holding the GIL makes the queue ours: the loop's thread gives it away only where it does not look
- * at the queue. So everything keeps one order, as in asyncio. Without a GIL only the thread that
- * runs the loop may touch the queue, or anybody while none does, and others go through the inbox.
- */
-bool
-pyl_loop_post(struct pyl_loop *loop, struct pyl_job *job)
-{
-    unsigned long thread_id = atomic_load_explicit(&loop->thread_id, memory_order_relaxed);
-    bool is_foreign = thread_id != PyThread_get_thread_ident();
-    pyl_gil_lock_acquire(&loop->remote_lock);
-    bool is_open = pyl_loop_is_open(loop);
-    if (is_open && !pyl_loop_owns_queues(loop)) {
-        pyl_worker_post_remote(loop->worker, job);
-    } else if (is_open) {
-        pyl_worker_post(loop->worker, job);
-        if (is_foreign && thread_id != 0) {
-            pyl_worker_wake(loop->worker);
-        }
-    }
-    pyl_gil_lock_release(&loop->remote_lock);
-    return is_open;
-}
-
 /* The way into the ready queue from any thread that may run Python. Steals one reference of the
  * handle. 0, or -1 with an exception when the loop is closed. */
 static int

@@ -62,6 +62,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     pyl_list_init(&loop->spawned);
     pthread_mutex_init(&loop->running_lock, NULL);
     pthread_cond_init(&loop->running_done, NULL);
+    pyl_loop_wakes_init(&loop->wakes);
     return (PyObject *)loop;
 }
 
@@ -265,6 +266,7 @@ pyl_loop_release(struct pyl_loop *loop)
     loop->is_worker_open = false;
     loop_unlink(loop);
     if (!has_lanes(loop)) { /* else others may still wake the worker */
+        pyl_loop_wakes_settle(&loop->wakes);
         pyl_worker_fini(loop->worker);
     }
     pyl_loop_fd_free(loop);
@@ -381,6 +383,7 @@ loop_dealloc(PyObject *self)
     (void)loop_clear(self);
     pthread_mutex_destroy(&loop->running_lock);
     pthread_cond_destroy(&loop->running_done);
+    pyl_loop_wakes_fini(&loop->wakes);
     pyl_views_leave(loop);
     type->tp_free(self);
     Py_DECREF(type);
@@ -417,6 +420,7 @@ pyl_loop_abandon_all(PyObject *module, PyObject *unused)
         pyl_gil_lock_reset(&loop->remote_lock);
         pthread_mutex_init(&loop->running_lock, NULL);
         pthread_cond_init(&loop->running_done, NULL);
+        pyl_loop_wakes_init(&loop->wakes);
         loop->is_forked_child = true;
         atomic_store(&loop->is_closed, true);
         atomic_store(&loop->thread_id, 0);

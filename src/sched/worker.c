@@ -244,16 +244,29 @@ pyl_worker_interrupt(struct pyl_worker *worker)
 }
 
 /* The waker's side of the park protocol. Only atomics and write(2): safe in a signal handler. */
-void
-pyl_worker_wake(struct pyl_worker *worker)
+bool
+pyl_worker_notify(struct pyl_worker *worker)
 {
     uint32_t before =
         atomic_exchange_explicit(&worker->park, PYL_WORKER_NOTIFIED, memory_order_acq_rel);
-    if (before == PYL_WORKER_SLEEPING) {
-        atomic_fetch_add_explicit(&worker->stats.wakes_written, 1, memory_order_relaxed);
-        pyl_reactor_wake(&worker->reactor);
-    } else {
-        atomic_fetch_add_explicit(&worker->stats.wakes_suppressed, 1, memory_order_relaxed);
+    bool was_asleep = before == PYL_WORKER_SLEEPING;
+    atomic_fetch_add_explicit(was_asleep ? &worker->stats.wakes_written
+                                         : &worker->stats.wakes_suppressed,
+                              1, memory_order_relaxed);
+    return was_asleep;
+}
+
+void
+pyl_worker_signal(struct pyl_worker *worker)
+{
+    pyl_reactor_wake(&worker->reactor);
+}
+
+void
+pyl_worker_wake(struct pyl_worker *worker)
+{
+    if (pyl_worker_notify(worker)) {
+        pyl_worker_signal(worker);
     }
 }
 

@@ -112,6 +112,11 @@ void pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job);
 /* Any thread: makes the current or next blocking wait return. */
 void pyl_worker_wake(struct pyl_worker *worker);
 
+/* The two halves of wake, for a caller that has something to do between them. True: the worker is
+ * asleep, and this caller must call signal, once; until then it may sleep on. */
+PYL_NODISCARD bool pyl_worker_notify(struct pyl_worker *worker);
+void pyl_worker_signal(struct pyl_worker *worker);
+
 /*
  * Timers. Never early; equal deadlines in order of starting; a stopped timer leaves no trace. A due
  * timer's job is appended to the ready queue and `is_armed` becomes false at that moment.

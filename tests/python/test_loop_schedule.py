@@ -208,6 +208,33 @@ def test_call_soon_threadsafe_against_close(backend):
         assert errors == ["Event loop is closed"] * 2
 
 
+def test_ping_pong_with_a_thread(loop):
+    """Each post finds the loop asleep, or on its way there: the wake-up may leave with the GIL or without."""
+    rounds = 2000
+    wake = threading.Event()
+    ran = []
+
+    def answer():
+        for number in range(rounds):
+            wake.wait()
+            wake.clear()
+            loop.call_soon_threadsafe(step, number)
+
+    def step(number):
+        ran.append(number)
+        if number == rounds - 1:
+            loop.stop()
+        else:
+            wake.set()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    wake.set()
+    loop.run_forever()
+    thread.join()
+    assert ran == list(range(rounds))
+
+
 def test_run_in_executor_and_run_coroutine_threadsafe(run):
     async def main():
         loop = asyncio.get_running_loop()
