@@ -18,10 +18,11 @@ class EventLoopPolicy(_Base):
     _loop_factory = Loop
 
 
-def install(*, streams=False, sync=False):
+def install(*, streams=None, sync=False):
     """Make pyloop the default of asyncio in this process, through the event loop policy.
 
     streams: put pyloop's StreamReader, StreamWriter, open_connection() and so on under asyncio's names, too.
+        None: as sync, because asyncio's own belong to one loop, and a pool of connections is such an object.
     sync: the same with pyloop.sync's locks and queues, for programs whose loops or threads share such objects.
     Modules that have imported the names themselves keep what they have: call it early.
     """
@@ -32,7 +33,7 @@ def install(*, streams=False, sync=False):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(EventLoopPolicy())
-    if streams:
+    if streams or (streams is None and sync):
         from . import _streams
 
         _streams.install()

@@ -39,6 +39,19 @@ class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtoco
 class StreamWriter(_core.StreamWriterCore, streams.StreamWriter):
     """asyncio.StreamWriter(transport, protocol, reader, loop)"""
 
+    async def _drain_slowly(self):
+        """asyncio's drain(), in the view where the protocol is told to go on: asking it and waiting are two steps."""
+        loop = self._loop
+        drain = super(_core.StreamWriterCore, self).drain()
+        if loop is asyncio.get_running_loop():
+            return await drain
+        try:
+            future = asyncio.run_coroutine_threadsafe(drain, loop)
+        except RuntimeError:  # it is closed
+            drain.close()
+            raise
+        return await asyncio.wrap_future(future)
+
 
 open_connection = _with_our_classes(streams.open_connection)
 start_server = _with_our_classes(streams.start_server)

@@ -369,6 +369,17 @@ await_waiter(struct reader_read *read, PyObject **ret)
     return status;
 }
 
+/* Data or the end came since look() answered "wait", when `size` bytes were there. That takes
+ * another view's thread, and that our critical section was interrupted: by a lock or a collection.
+ */
+static bool
+has_missed(const struct reader_read *read, size_t size)
+{
+    const struct pyl_reader *reader = read->reader;
+    return PYL_FREE_THREADED && (pyl_reader_buffer_size(&reader->buffer) != size ||
+                                 reader->is_eof || reader->exception != NULL);
+}
+
 static int
 begin_wait(struct reader_read *read)
 {
@@ -401,8 +412,12 @@ resume(struct reader_read *read, PyObject **ret)
         if (status != 0) {
             return status > 0 ? PYGEN_RETURN : PYGEN_ERROR;
         }
+        size_t size = pyl_reader_buffer_size(&read->reader->buffer);
         if (begin_wait(read) < 0) {
             return PYGEN_ERROR;
+        }
+        if (has_missed(read, size)) {
+            end_wait(read);
         }
     }
 }

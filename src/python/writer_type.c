@@ -15,13 +15,13 @@ writer_of(PyObject *self)
 
 /* ---- drain ---- */
 
-/* The coroutine of drain(): over at once while nothing is in the way; else asyncio's own takes
- * over. */
+/* The coroutine of drain(): over at once while nothing is in the way; else _drain_slowly(), which
+ * is asyncio's own, takes over. */
 struct drain {
     PyObject_HEAD
     struct pyl_state *state; /* kept alive by the type */
     PyObject *writer;        /* NULL: finished */
-    PyObject *coroutine;     /* of asyncio, or NULL */
+    PyObject *coroutine;     /* of _drain_slowly(), or NULL */
 };
 
 static struct drain *
@@ -72,8 +72,7 @@ drain_am_send(PyObject *op, PyObject *value, PyObject **ret)
             *ret = Py_NewRef(Py_None);
             return PYGEN_RETURN;
         }
-        drain->coroutine =
-            PyObject_CallMethod(drain->state->asyncio_stream_writer, "drain", "(O)", drain->writer);
+        drain->coroutine = PyObject_CallMethod(drain->writer, "_drain_slowly", NULL);
         if (drain->coroutine == NULL) {
             return PYGEN_ERROR;
         }

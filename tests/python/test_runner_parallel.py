@@ -13,7 +13,7 @@ import pytest
 from process_kit import environment
 
 APP = """
-import asyncio, contextlib, json, threading
+import asyncio, json, os, threading
 
 starts = []
 lock = threading.Lock()
@@ -28,7 +28,7 @@ async def lifespan(scope, receive, send):
     scope["state"]["event"] = asyncio.Event()  # of this view
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    print("shutdown", flush=True)
+    os.write(1, b"shutdown\\n")
     await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -38,7 +38,7 @@ async def app(scope, receive, send):
     if scope["path"] == "/both":  # two requests at a time, on two threads, or they wait for ever
         gate.wait(20)
     elif scope["path"] == "/wait":
-        print("waiting", flush=True)
+        os.write(1, b"waiting\\n")
         await asyncio.sleep(60)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         task = group.create_task(asyncio.sleep(0, asyncio.current_task() is not None))
@@ -112,7 +112,7 @@ def answer(sock):
 
 def test_requests_run_on_several_threads(folder, backend):
     """The two of a barrier can only meet if they run on different threads: new pairs until two do."""
-    with Server(folder, backend, "--threads", "2") as server:
+    with Server(folder, backend, "--threads", "2", "--lifespan-scope", "process") as server:
         assert server.backend == backend
         assert server.threads == 2
         seen = set()
@@ -145,7 +145,7 @@ def test_requests_run_on_several_threads(folder, backend):
 
 
 def test_lifespan_of_each_worker(folder, backend):
-    with Server(folder, backend, "--threads", "3", "--lifespan-scope", "worker") as server:
+    with Server(folder, backend, "--threads", "3") as server:
         for _ in range(30):
             with server.connect() as sock:
                 ask(sock)
@@ -225,7 +225,7 @@ def test_failing_start_up_of_one_worker(folder, backend):
         raise ValueError("no second one")
     scope["state"]["event"]'''))
     done = subprocess.run([sys.executable, "-m", "pyloop.run", "service:app", "--port", "0", "--parallel", "--threads",
-                           "2", "--lifespan", "on", "--lifespan-scope", "worker", "--backend", backend],
+                           "2", "--lifespan", "on", "--backend", backend],
                           cwd=folder, env=environment(), text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "application startup failed: ValueError: no second one" in done.stderr

@@ -282,6 +282,7 @@ import pyloop
 pyloop.install(sync=True)
 assert asyncio.Lock is asyncio.locks.Lock is pyloop.sync.Lock
 assert asyncio.Queue is asyncio.queues.Queue is pyloop.sync.Queue
+assert asyncio.open_connection is pyloop.open_connection
 lock = asyncio.Lock()
 async def main():
     async with lock:

@@ -89,8 +89,8 @@ def make_parser():
     add("--fd", default=None, type=_positive(int), help="socket to inherit")
     add("--backlog", default=2048, type=_positive(int))
     add("--lifespan", default="auto", choices=("auto", "on", "off"))
-    add("--lifespan-scope", default="process", choices=("process", "worker"),
-        help="with --parallel: start-up and shutdown once, or on each thread with a state of its own")  # fmt: skip
+    add("--lifespan-scope", default="worker", choices=("worker", "process"),
+        help="with --parallel: start-up and shutdown on each thread, with a state of its own, or once")  # fmt: skip
     add("--parallel", action="store_true", help="one program on several threads; see the README")
     add("--threads", default=None, type=_positive(int, zero=False), metavar="N",
         help="with --parallel: how many; default: one for each processor")  # fmt: skip

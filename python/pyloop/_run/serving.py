@@ -39,7 +39,7 @@ class Options:
     sockets: list | None = None
     backlog: int = 2048
     lifespan: str = "auto"
-    lifespan_scope: str = "process"
+    lifespan_scope: str = "worker"
     access_log: bool = True
     root_path: str = ""
     limit_concurrency: int | None = None
