@@ -184,7 +184,8 @@ def native_types(job, tag):
 
 # Programs of others, and our own command line: long, and the extension does nothing there that it does not do in
 # the other tests.
-NOT_SANITIZED = [f"--ignore-glob=*/test_{name}.py" for name in ("plugins_*", "launcher", "bench_smoke", "conformance")]
+NOT_SANITIZED = [f"--ignore-glob=*/test_{name}.py" for name in ("plugins_*", "launcher", "bench_smoke", "conformance",
+                                                               "parallel_application")]
 
 
 def asan_smoke(job):
