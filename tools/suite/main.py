@@ -41,6 +41,7 @@ def c_steps():
     suite("tiny", "tiny", every, "everything with tiny queues and rings")
     suite("asan/c", "asan", every, "everything under ASan and UBSan")
     suite("tsan", "tsan", ["stress"], "the stress programs under ThreadSanitizer")
+    suite("tsan-tiny", "tsan-tiny", ["stress"], "the same with tiny queues")
     suite("fuzz", "asan", ["fuzz"], "the fuzz corpora, replayed")
     steps.append(Step("asan/python", "the Python tests with the extension under ASan and UBSan",
                       pythons.asan_smoke, needs=("build/asan",)))
