@@ -107,8 +107,9 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         `workers` has one dict of counters for each worker: turns, callbacks (of call_soon, timers and tasks), events
         (of descriptors and operations), waits, parks (waits that could block), gil_acquisitions, wakes_written and
         wakes_suppressed (by other threads), submissions, enters, rearms and starvations of the backend; in parallel
-        mode also strands_spawned, strands_ended, strands_stolen, strands_injected, strands_overflowed, searches,
-        steals and injector_depth. turn_durations, callback_durations, gil_waits and in parallel mode queue_delays are
+        mode also strands_spawned, strands_ended, strands_stolen, strands_handed_over, strands_injected,
+        strands_overflowed, searches, steals and injector_depth. turn_durations, callback_durations, gil_waits and in
+        parallel mode queue_delays are
         histograms: the first count is of what took less than 1.024 us, and each next one of up to twice as long. One
         turn in eight is timed; a callback counts there with the mean of its turn. Something that is scheduled waits
         for as long as the turn that it is scheduled in.

@@ -114,6 +114,7 @@ put_lane(PyObject *dict, struct pyl_loop *loop)
         {"steals", &lane->stats.steals},
         {"strands_stolen", &lane->stats.stolen},
         {"strands_injected", &lane->stats.injected},
+        {"strands_handed_over", &lane->stats.handed_over},
         {"strands_overflowed", &lane->stats.overflowed},
     };
     if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {

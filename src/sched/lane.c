@@ -183,6 +183,21 @@ pyl_lane_push(struct pyl_lane *lane, struct pyl_strand *strand)
     }
 }
 
+/* What begins stays, so a lane with more that stays than another gives its new strands to that one.
+ * Strands that end in their first activation never make a difference: the thieves share those out.
+ */
+static bool
+hand_over(struct pyl_lane *lane, struct pyl_strand *strand)
+{
+    struct pyl_lane *other = pyl_runtime_lighter_than(lane->runtime, lane);
+    if (other == NULL) {
+        return false;
+    }
+    pyl_counter_add(&lane->stats.handed_over, 1);
+    pyl_lane_place(other, strand);
+    return true;
+}
+
 static void
 run_queue(struct pyl_job *job)
 {
@@ -196,9 +211,11 @@ run_queue(struct pyl_job *job)
             pyl_runtime_offer(lane->runtime, false); /* this one may take long */
         }
         struct pyl_strand *strand = entry.item;
-        choose_home(lane, strand);
-        move_in(lane, strand);
-        run_strand(lane, strand);
+        if (!hand_over(lane, strand)) {
+            choose_home(lane, strand);
+            move_in(lane, strand);
+            run_strand(lane, strand);
+        }
     }
     if (pyl_run_queue_count(&lane->queue) > 0) {
         pyl_lane_ready_queue(lane);

@@ -15,6 +15,8 @@ struct pyl_runtime;
 #define PYL_LANE_TURN_NS INT64_C(50000) /* of jobs, then the reactor is looked at */
 /* A busy lane takes one strand of the injector's for so many activations and turns of its own. */
 enum { PYL_LANE_INJECTOR_SHARE = 61 };
+/* So much more than twice the load of a late lane makes a lane hand over to it all the same. */
+enum { PYL_LANE_LATE_SLACK = 32 };
 
 /* Written by the owner, read by anyone, relaxed where nothing else is said. */
 struct pyl_lane_stats {
@@ -28,6 +30,7 @@ struct pyl_lane_stats {
     _Atomic uint64_t stolen;      /* strands taken by them */
     _Atomic uint64_t injected;    /* strands taken from the injector */
     _Atomic uint64_t overflowed;  /* strands given to the injector because the queue was full */
+    _Atomic uint64_t handed_over; /* new strands given to a lighter lane instead of begun here */
     _Atomic uint64_t watches;     /* short waits for entries to become old enough */
     _Atomic uint64_t guests;      /* what an embedder counts as load beside strands at home */
     struct pyl_duration_histogram queue_delay; /* from scheduled to running */
@@ -52,6 +55,8 @@ struct pyl_lane {
     uint64_t injector_debt;  /* activations and turns since the injector was looked at */
     uint64_t activations_seen;
     uint64_t random_state;
+    uint32_t
+        next_compared; /* how far the lane is whose load pyl_runtime_lighter_than() looked at */
     struct pyl_strand *current;  /* runs now */
     struct pyl_list strands;     /* at home here and not ended */
     struct pyl_job queue_job;    /* runs what is in `queue` */

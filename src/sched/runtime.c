@@ -422,3 +422,27 @@ pyl_runtime_lighter(const struct pyl_runtime *runtime, uint32_t turn)
     uint32_t two = count > 1 ? (one + 1 + turn / count % (count - 1)) % count : one;
     return strands_of(&runtime->lanes[two]) < strands_of(&runtime->lanes[one]) ? two : one;
 }
+
+/* A strand handed to a lane in the middle of a long turn would wait for its end. */
+static bool
+keeps_up(const struct pyl_lane *lane, int64_t now_ns)
+{
+    int64_t since_ns = atomic_load_explicit(&lane->worker.busy_since_ns, memory_order_relaxed);
+    return since_ns == INT64_MAX || now_ns - since_ns <= lane->runtime->steal_delay_ns;
+}
+
+struct pyl_lane *
+pyl_runtime_lighter_than(struct pyl_runtime *runtime, struct pyl_lane *lane)
+{
+    uint64_t mine = strands_of(lane);
+    if (mine == 0 || !pyl_steal_is_on(runtime)) {
+        return NULL;
+    }
+    lane->next_compared = lane->next_compared % (runtime->lane_count - 1) + 1;
+    uint32_t index = (lane->index + lane->next_compared) % runtime->lane_count;
+    struct pyl_lane *other = &runtime->lanes[index];
+    uint64_t theirs = strands_of(other);
+    bool is_lighter = mine > theirs && (mine > 2 * theirs + PYL_LANE_LATE_SLACK ||
+                                        keeps_up(other, pyl_reactor_now_ns(&lane->worker.reactor)));
+    return is_lighter ? other : NULL;
+}

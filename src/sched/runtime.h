@@ -40,9 +40,10 @@ struct pyl_runtime_embedder {
 
 /* Zero means the default everywhere. */
 struct pyl_runtime_options {
-    uint32_t workers;       /* 0: one per processor, at most 64 */
-    int64_t steal_delay_ns; /* a new strand is stolen when it has waited this long; < 0: never */
-    uint64_t seed;          /* where searches begin; also each simulated reactor's seed */
+    uint32_t workers; /* 0: one per processor, at most 64 */
+    /* A new strand is stolen when it has waited this long. < 0: it begins where it was spawned. */
+    int64_t steal_delay_ns;
+    uint64_t seed; /* where searches begin; also each simulated reactor's seed */
     struct pyl_reactor_options reactor;
     struct pyl_blocking_options blocking;
     struct pyl_runtime_embedder embedder;
@@ -127,6 +128,11 @@ PYL_NODISCARD int pyl_runtime_spawn_on(struct pyl_runtime *runtime, uint32_t ind
 /* Of two lanes, chosen by `turn`, the index of the one with fewer strands at home and guests;
  * callers count `turn` up, so that equal lanes take turns. Any thread. */
 uint32_t pyl_runtime_lighter(const struct pyl_runtime *runtime, uint32_t turn);
+
+/* The next one of the other lanes if it has fewer strands at home and guests than `lane`, and keeps
+ * up: it waits, or its turn began no longer ago than the steal delay. A late one must have less
+ * than half. Else NULL, also where nothing is stolen. Owner of `lane`. */
+struct pyl_lane *pyl_runtime_lighter_than(struct pyl_runtime *runtime, struct pyl_lane *lane);
 
 static inline enum pyl_runtime_phase
 pyl_runtime_phase_of(const struct pyl_runtime *runtime)

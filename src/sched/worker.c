@@ -33,6 +33,7 @@ pyl_worker_init(struct pyl_worker *worker, const struct pyl_reactor_options *opt
         worker->hooks = *hooks;
     }
     worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
+    atomic_init(&worker->busy_since_ns, INT64_MAX);
     worker->is_initialized = true;
     return 0;
 }
@@ -144,6 +145,7 @@ park(struct pyl_worker *worker, int64_t timeout_ns)
         return pyl_reactor_wait(&worker->reactor, 0);
     }
     pyl_counter_add(&worker->stats.parks, 1);
+    atomic_store_explicit(&worker->busy_since_ns, INT64_MAX, memory_order_relaxed);
     if (worker->hooks.before_wait != NULL) {
         worker->hooks.before_wait(worker, worker->hooks.user);
     }
@@ -219,6 +221,7 @@ pyl_worker_turn(struct pyl_worker *worker, bool may_block)
         return rc;
     }
     worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
+    atomic_store_explicit(&worker->busy_since_ns, worker->now_ns, memory_order_relaxed);
     collect_timers(worker);
     if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
         worker->is_dispatching = true;

@@ -57,6 +57,9 @@ struct pyl_worker {
     char owner_pad[PYL_CACHE_LINE]; /* other threads write below and only below */
     struct pyl_inbox inbox;         /* any thread pushes (release), the owner takes all (acquire) */
     _Atomic uint32_t park;          /* any thread, read-modify-write only: see sched/README.md */
+    /* When this turn began, INT64_MAX while it waits. The owner writes, relaxed; any thread reads.
+     */
+    _Atomic int64_t busy_since_ns;
     struct pyl_worker_stats stats;
 };
 

@@ -1,6 +1,7 @@
 """Parallel mode: strands, and what asyncio promises inside one."""
 
 import asyncio
+import collections
 import contextvars
 import os
 import threading
@@ -156,6 +157,27 @@ def test_the_outcome_cannot_be_set(run):
                 method(ValueError())
         await task
     run(main())
+
+
+def test_strands_that_last_are_shared_out(run2):
+    async def last(begun, end):
+        begun.release()
+        await end.wait()
+        return threading.get_ident()
+
+    async def main():
+        begun, end = pyloop.sync.Semaphore(0), pyloop.sync.Event()
+        strands = []
+        for _ in range(20):
+            strands += [pyloop.spawn(last(begun, end)) for _ in range(4)]
+            for _ in range(4):
+                await begun.acquire()
+        end.set()
+        return await asyncio.gather(*strands)
+
+    counts = collections.Counter(run2(main()))
+    assert len(counts) == 2
+    assert min(counts.values()) >= 12  # of 80, also if one thread never came to run
 
 
 def test_names(run):

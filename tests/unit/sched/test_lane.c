@@ -127,10 +127,54 @@ Test(lane, thief_waits_for_young_entries)
     cr_assert_eq(count_runs(1), 1);
 }
 
+/* The first lane spawns strands that stay, and turns. */
+static void
+spawn_lasting(int begin, int end)
+{
+    for (int i = begin; i < end; i++) {
+        counted_init(&strands[i], false);
+    }
+    spawn_range(first, begin, end);
+    fixture_turn_lane(first);
+}
+
+/* Goal: strands that stay are shared out when they begin, also if nobody had time to steal. */
+Test(lane, lasting_strands_are_shared_out)
+{
+    spawn_lasting(0, 9);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(0), 5);
+    cr_assert_eq(count_runs(1), 4);
+    cr_assert_eq(atomic_load(&first->stats.handed_over), 4);
+    cr_assert_eq(atomic_load(&second->stats.stolen), 0);
+}
+
+/* Goal: nothing new goes to a lane that is in the middle of a long turn, until it has far less. */
+Test(lane, a_late_lane_gets_nothing)
+{
+    fixture_turn_lane(second);
+    fixture_pass(&runtime, PYL_RUNTIME_STEAL_DELAY_NS + 1); /* as if a job of that turn took it */
+    spawn_lasting(0, PYL_LANE_LATE_SLACK + 1);
+    cr_assert_eq(count_runs(0), PYL_LANE_LATE_SLACK + 1);
+    spawn_lasting(PYL_LANE_LATE_SLACK + 1, PYL_LANE_LATE_SLACK + 3);
+    cr_assert_eq(atomic_load(&first->stats.handed_over), 1);
+}
+
+/* Goal: guests count as much as strands do. */
+Test(lane, guests_count_as_load)
+{
+    atomic_store(&second->stats.guests, 2);
+    spawn_lasting(0, 4);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(0), 3);
+    cr_assert_eq(count_runs(1), 1);
+}
+
 /* Goal: with stealing off nothing is stolen. */
 Test(lane, stealing_can_be_off)
 {
     runtime.steal_delay_ns = -1;
+    counted_init(&strands[0], false);
     spawn_range(first, 0, 2);
     fixture_pass(&runtime, PYL_RUNTIME_STEAL_DELAY_NS * 10);
     cr_assert(look(second));
