@@ -235,8 +235,9 @@ pyl_task_next_number(struct pyl_task_state *state)
 /* asyncio.current_task() from here to leave is this task; another one being current is an error. */
 int pyl_task_enter(struct pyl_task *task);
 int pyl_task_leave(struct pyl_task *task);
-/* Makes `task` (a task or None) current. New reference to the previous one or None, or NULL. */
-PyObject *pyl_task_swap_current(struct pyl_state *state, PyObject *loop, PyObject *task);
+/* Makes `current` (a task, which the caller keeps, or None) current in the loop of `task`. New
+ * reference to the previous one or None, or NULL. */
+PyObject *pyl_task_swap_current(struct pyl_task *task, PyObject *current);
 /* asyncio.all_tasks(). Registering twice does no harm. 0 or -1. */
 int pyl_task_register(struct pyl_task *task);
 int pyl_task_register_eager(struct pyl_task *task);

@@ -45,12 +45,14 @@ struct pyl_loop {
     bool makes_tasks;      /* and do: see pyl_loop_choose_types() */
     bool makes_futures;
     bool has_blocking_cancel; /* call_soon_threadsafe() returns a _ThreadSafeHandle (3.14) */
+    bool keeps_current_task;  /* the type has our hash: current_task is used */
     bool did_park;            /* the turn gave the GIL away: after_wait ran */
     atomic_ulong thread_id;   /* PyThread_get_thread_ident() while running, else 0; any thread */
     unsigned long owner_thread_id; /* of the thread that ran it last: the reactor's owner */
     PyThreadState *parked_tstate;  /* between before_wait and after_wait */
     PyObject *raised;              /* BaseException a callback let through: leaves run_forever */
     PyObject *task_factory;        /* NULL: none */
+    PyObject *current_task;        /* borrowed; task_current.c. Thread that runs the loop, or GIL */
     PyObject *current_handle;      /* borrowed; only in debug mode, while its callback runs */
     double slow_callback_duration;
 

@@ -17,6 +17,9 @@ void pyl_loop_detach(struct pyl_loop *loop);
 /* See above. */
 void pyl_loop_release(struct pyl_loop *loop);
 
+/* task_current.c: the loop's tp_hash. */
+Py_hash_t pyl_loop_hash(PyObject *op);
+
 /* loop_run.c */
 struct pyl_worker_hooks pyl_loop_hooks(struct pyl_loop *loop);
 PyObject *pyl_loop_run(PyObject *self, PyObject *unused);

@@ -56,6 +56,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     loop->worker = &loop->own_worker;
     loop->slow_callback_duration = 0.1;
     loop->has_native_tasks = true;
+    loop->keeps_current_task = type->tp_hash == pyl_loop_hash;
     loop->has_blocking_cancel = loop->state->asyncio_threadsafe_handle != NULL;
     pyl_list_init(&loop->siblings);
     pyl_list_init(&loop->watches);
@@ -707,6 +708,7 @@ static PyType_Slot loop_slots[] = {
     {Py_tp_dealloc, loop_dealloc},
     {Py_tp_traverse, loop_traverse},
     {Py_tp_clear, loop_clear},
+    {Py_tp_hash, pyl_loop_hash},
     {Py_tp_setattro, loop_setattro},
     {Py_tp_methods, loop_methods},
     {Py_tp_getset, loop_attributes},

@@ -1,13 +1,21 @@
 /*
  * task_current.c - what asyncio knows of our tasks: which one is current, and which ones exist.
  *
- * Up to 3.13 the current tasks are a dict keyed by loop, which asyncio's C and Python code share;
- * we use the dict itself. From 3.14 on the current task is in the thread state, to be reached
- * through asyncio's functions only.
+ * Up to 3.13 asyncio's current tasks are one dict for the whole process, from loop to task. Two
+ * changes of it a step, under its lock, is what kept threads of a free-threaded build from running
+ * side by side. So the current task of a loop of ours is a field of the loop, and comes into the
+ * dict when somebody looks: every look-up hashes its key first, and the loop's hash is ours.
+ *
+ * Invariant: while loop->current_task is set, the dict has no entry of the loop. While it is not,
+ * the dict tells the truth: it may have our task, published, or one of another kind.
+ *
+ * From 3.14 on the current task is in the thread state, to be reached through asyncio's functions
+ * only.
  */
 #include "python/future.h"
 
 #include "base/check.h"
+#include "python/loop_internal.h"
 
 /* ---- current_task() */
 
@@ -29,13 +37,20 @@ call_with_task(PyObject *function, struct pyl_task *task)
     return answer != NULL ? 0 : -1;
 }
 
-int
-pyl_task_enter(struct pyl_task *task)
+/* The dict may have an entry of the loop: then new reference; or NULL without an exception, or NULL
+ * with one. */
+static PyObject *
+published(PyObject *currents, PyObject *loop)
 {
-    PyObject *currents = task->future.state->current_tasks;
-    if (currents == NULL) {
-        return call_with_task(task->future.state->enter_task, task);
+    if (PYL_LIKELY(PyDict_Size(currents) == 0)) {
+        return NULL; /* as long as nobody asks */
     }
+    return Py_XNewRef(PyDict_GetItemWithError(currents, loop));
+}
+
+static int
+enter_in_dict(struct pyl_task *task, PyObject *currents)
+{
     PyObject *current = PyDict_SetDefault(currents, task->future.loop, (PyObject *)task);
     if (PYL_LIKELY(current == (PyObject *)task)) {
         return 0;
@@ -44,12 +59,33 @@ pyl_task_enter(struct pyl_task *task)
 }
 
 int
-pyl_task_leave(struct pyl_task *task)
+pyl_task_enter(struct pyl_task *task)
 {
     PyObject *currents = task->future.state->current_tasks;
     if (currents == NULL) {
-        return call_with_task(task->future.state->leave_task, task);
+        return call_with_task(task->future.state->enter_task, task);
     }
+    struct pyl_loop *loop = task->future.native;
+    if (loop == NULL || !loop->keeps_current_task) {
+        return enter_in_dict(task, currents);
+    }
+    PyObject *other = loop->current_task != NULL ? Py_NewRef(loop->current_task)
+                                                 : published(currents, task->future.loop);
+    if (PYL_LIKELY(other == NULL)) {
+        if (PYL_UNLIKELY(PyErr_Occurred() != NULL)) {
+            return -1;
+        }
+        loop->current_task = (PyObject *)task;
+        return 0;
+    }
+    int rc = raise_other_current(task, other);
+    Py_DECREF(other);
+    return rc;
+}
+
+static int
+leave_in_dict(struct pyl_task *task, PyObject *currents)
+{
     PyObject *current = pyl_dict_pop(currents, task->future.loop);
     if (PYL_LIKELY(current == (PyObject *)task)) {
         Py_DECREF(current);
@@ -66,6 +102,38 @@ pyl_task_leave(struct pyl_task *task)
         Py_DECREF(current);
     }
     return -1;
+}
+
+int
+pyl_task_leave(struct pyl_task *task)
+{
+    PyObject *currents = task->future.state->current_tasks;
+    if (currents == NULL) {
+        return call_with_task(task->future.state->leave_task, task);
+    }
+    struct pyl_loop *loop = task->future.native;
+    if (PYL_LIKELY(loop != NULL && loop->current_task == (PyObject *)task)) {
+        loop->current_task = NULL;
+        return 0;
+    }
+    return leave_in_dict(task, currents); /* hashes the loop: any other task is published first */
+}
+
+/* A look-up of the loop in asyncio's dict is about to happen, or in any other: see above. Another
+ * thread cannot be told which task is current, unless there is a GIL: it finds none. */
+Py_hash_t
+pyl_loop_hash(PyObject *op)
+{
+    struct pyl_loop *loop = (struct pyl_loop *)(void *)op;
+    if ((!PYL_FREE_THREADED || !pyl_loop_is_foreign_thread(loop)) && loop->current_task != NULL) {
+        PyObject *task = loop->current_task;
+        loop->current_task = NULL; /* storing hashes the loop, too */
+        if (PyDict_SetItem(loop->state->current_tasks, op, task) < 0) {
+            loop->current_task = task;
+            return -1;
+        }
+    }
+    return PyBaseObject_Type.tp_hash(op);
 }
 
 static PyObject *
@@ -88,14 +156,35 @@ swap_in_dict(PyObject *currents, PyObject *loop, PyObject *task)
     return previous != NULL ? previous : Py_NewRef(Py_None);
 }
 
-PyObject *
-pyl_task_swap_current(struct pyl_state *state, PyObject *loop, PyObject *task)
+static PyObject *
+swap_in_loop(struct pyl_loop *loop, PyObject *currents, PyObject *task)
 {
-    if (state->current_tasks != NULL) {
-        return swap_in_dict(state->current_tasks, loop, task);
+    PyObject *previous = loop->current_task;
+    if (previous == NULL) {
+        previous = published(currents, (PyObject *)loop);
+        if (previous != NULL || PyErr_Occurred() != NULL) {
+            Py_XDECREF(previous);
+            return previous != NULL ? swap_in_dict(currents, (PyObject *)loop, task) : NULL;
+        }
     }
-    PyObject *stack[] = {loop, task};
-    return PyObject_Vectorcall(state->swap_current_task, stack, 2, NULL);
+    previous = Py_NewRef(previous != NULL ? previous : Py_None);
+    loop->current_task = Py_IsNone(task) ? NULL : task;
+    return previous;
+}
+
+PyObject *
+pyl_task_swap_current(struct pyl_task *task, PyObject *current)
+{
+    struct pyl_state *state = task->future.state;
+    struct pyl_loop *loop = task->future.native;
+    if (state->current_tasks == NULL) {
+        PyObject *stack[] = {task->future.loop, current};
+        return PyObject_Vectorcall(state->swap_current_task, stack, 2, NULL);
+    }
+    if (loop != NULL && loop->keeps_current_task) {
+        return swap_in_loop(loop, state->current_tasks, current);
+    }
+    return swap_in_dict(state->current_tasks, task->future.loop, current);
 }
 
 /* ---- all_tasks()

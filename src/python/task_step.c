@@ -355,14 +355,13 @@ pyl_task_run_job(struct pyl_job *job)
 static int
 eager_step(struct pyl_task *task)
 {
-    struct pyl_state *state = task->future.state;
-    PyObject *previous = pyl_task_swap_current(state, task->future.loop, (PyObject *)task);
+    PyObject *previous = pyl_task_swap_current(task, (PyObject *)task);
     if (previous == NULL) {
         return -1;
     }
     int rc = step_exclusively(task, NULL);
     PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
-    PyObject *current = pyl_task_swap_current(state, task->future.loop, previous);
+    PyObject *current = pyl_task_swap_current(task, previous);
     Py_DECREF(previous);
     if (raised != NULL) {
         if (current == NULL) {

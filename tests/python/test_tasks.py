@@ -90,6 +90,61 @@ def test_current_task_is_right_in_steps_and_none_in_callbacks(loop):
     assert seen == [task, None, task]
 
 
+def test_current_task_of_both_kinds_nested_in_one_another(loop):
+    seen = []
+
+    async def eager(task_class, inner):
+        me = asyncio.current_task()
+        if inner:
+            await task_class[0](eager(task_class[1:], inner - 1), loop=loop, eager_start=True)
+        seen.append((asyncio.current_task() is me, type(me)))
+
+    async def main():
+        me = asyncio.current_task()
+        ours = type(me)
+        for classes in ([asyncio.Task, ours, asyncio.Task], [ours, asyncio.Task, ours]):
+            await eager(classes, 3)
+            assert asyncio.current_task() is me
+
+    if sys.version_info < (3, 12):
+        pytest.skip("no eager tasks")
+    loop.run_until_complete(main())
+    assert len(seen) == 8
+    assert all(is_same for is_same, _ in seen)
+    assert len({kind for _, kind in seen}) == 2
+
+
+def test_a_task_cannot_be_entered_beside_another(loop):
+    """Whether or not somebody has looked which task is current."""
+    async def main(looks):
+        me = asyncio.current_task() if looks else None
+        other = loop.create_task(value())
+        with pytest.raises(RuntimeError, match="while another task"):
+            asyncio.tasks._enter_task(loop, other)
+        with pytest.raises(RuntimeError, match="does not match"):
+            asyncio.tasks._leave_task(loop, other)
+        await other
+        return me is None or asyncio.current_task() is me
+
+    assert loop.run_until_complete(main(False))
+    assert loop.run_until_complete(main(True))
+    assert asyncio.current_task(loop) is None
+
+
+def test_current_task_where_the_hash_is_overridden(backend):
+    class Loop(pyloop.Loop):
+        def __hash__(self):
+            return 1
+
+    async def main():
+        first = asyncio.current_task()
+        await asyncio.sleep(0)
+        return first is asyncio.current_task() is not None
+
+    with asyncio.Runner(loop_factory=lambda: Loop(backend=backend)) as runner:
+        assert runner.run(main())
+
+
 def test_each_task_has_its_own_context(loop):
     async def change(text):
         variable.set(text)
