@@ -11,7 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef PYLOOP_API
 #define PYLOOP_API __attribute__((visibility("default")))
+#endif
 #define PYLOOP_CHECKED PYLOOP_API __attribute__((warn_unused_result))
 
 #ifdef __cplusplus

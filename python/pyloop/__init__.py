@@ -9,8 +9,8 @@ from ._loop import Loop
 from ._parallel import spawn
 from ._runner import run
 
-__all__ = ("ClientDisconnected", "Loop", "__version__", "native", "new_event_loop", "run", "serve", "spawn",
-           "sync")
+__all__ = ("ClientDisconnected", "Loop", "__version__", "get_include", "native", "new_event_loop", "run", "serve",
+           "spawn", "sync")
 
 _STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
             "start_server", "start_unix_server")
@@ -24,6 +24,11 @@ if _os.environ.get("PYLOOP_AUDIT", "0") not in ("", "0"):
 _HAS_POLICIES = _sys.version_info < (3, 16)
 if _HAS_POLICIES:
     __all__ += ("EventLoopPolicy", "install")
+
+
+def get_include():
+    """The folder of the C headers, for the compiler of an extension that uses <pyloop/python.h>."""
+    return _os.path.join(_os.path.dirname(__file__), "include")
 
 
 def new_event_loop(**options):

@@ -18,6 +18,7 @@ __all__ = (
     "ClientDisconnected",
     "Loop",
     "__version__",
+    "get_include",
     "new_event_loop",
     "run",
     "serve",
@@ -52,6 +53,7 @@ class Loop(asyncio.BaseEventLoop):
     @property
     def native_tasks(self) -> bool: ...
 
+def get_include() -> str: ...
 def new_event_loop(
     *,
     backend: str | None = None,

@@ -21,6 +21,9 @@ struct pyloop_task {
     int connect_fd;              /* of the wait that connects */
 };
 
+/* For a task inside another object; fields as there. */
+void pyloop_task_init(struct pyloop_task *task, struct pyloop_runtime *runtime, pyloop_step *first,
+                      void *state, void (*release)(struct pyl_task *task));
 /* A task that pyl_task_spawn() or _spawn_on() starts with pyloop_task_resume(); NULL: no memory. */
 struct pyloop_task *pyloop_task_new(struct pyloop_runtime *runtime, pyloop_step *first, void *state,
                                     void (*on_end)(void *state));

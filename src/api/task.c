@@ -34,17 +34,24 @@ end_task(struct pyl_task *base)
     }
 }
 
+void
+pyloop_task_init(struct pyloop_task *task, struct pyloop_runtime *runtime, pyloop_step *first,
+                 void *state, void (*release)(struct pyl_task *task))
+{
+    pyl_task_init(&task->base, release);
+    task->runtime = runtime;
+    task->next = first;
+    task->state = state;
+}
+
 struct pyloop_task *
 pyloop_task_new(struct pyloop_runtime *runtime, pyloop_step *first, void *state,
                 void (*on_end)(void *state))
 {
     struct pyloop_task *task = pyl_alloc_zero(sizeof(*task));
     if (task != NULL) {
-        pyl_task_init(&task->base, release_task);
+        pyloop_task_init(task, runtime, first, state, release_task);
         task->base.on_ended = end_task;
-        task->runtime = runtime;
-        task->next = first;
-        task->state = state;
         task->on_end = on_end;
     }
     return task;

@@ -394,7 +394,7 @@ method_cancel(PyObject *self, PyObject *unused)
         return NULL;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
-        if (pyl_task_cancel(PyList_GET_ITEM(tasks, i), NULL) < 0) {
+        if (pyl_task_request_cancel(PyList_GET_ITEM(tasks, i), NULL) < 0) {
             Py_DECREF(tasks);
             return NULL;
         }

@@ -21,6 +21,7 @@
 struct pyl_views;
 struct pyl_watch_entry;
 struct pyl_native;
+struct pyloop_port;
 
 /* `_core.LoopCore`; pyloop.Loop is the Python class over it and asyncio.BaseEventLoop. */
 struct pyl_loop {
@@ -59,6 +60,8 @@ struct pyl_loop {
     struct pyl_fd_table fds; /* open transports and listeners: see fd_table.h for close() */
     struct pyl_loop_metrics metrics;
     struct pyl_native *native;        /* native_call.c; NULL before the first call */
+    struct pyloop_port *port;         /* port.c; NULL before the first use */
+    struct pyl_runtime *companion;    /* native_task.c; the same */
     struct pyl_bytes_pool bytes_pool; /* for what is read; empty when the worker is closed */
 
     /* Descriptors watched by add_reader() and add_writer(), indexed by number; loop_fd.c. */

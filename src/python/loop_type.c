@@ -10,6 +10,8 @@
  */
 #include "python/loop_internal.h"
 #include "python/native_call.h"
+#include "python/native_task.h"
+#include "python/port.h"
 #include "python/spawn.h"
 #include "python/views.h"
 
@@ -185,7 +187,7 @@ drop_queue(struct pyl_loop *loop, struct pyl_job_queue *queue)
     while ((job = pyl_job_queue_pop(queue)) != NULL) {
         if (pyl_state_job_owner(loop->state, job) != NULL) {
             pyl_state_drop_job(loop->state, job);
-        } else if (!pyl_native_owns_job(job)) {
+        } else if (!pyl_native_owns_job(job) && !pyl_port_drop_job(job)) {
             pyl_job_queue_push(&kept, job);
         }
     }
@@ -248,7 +250,9 @@ pyl_loop_detach(struct pyl_loop *loop)
         pyl_fd_table_detach(loop);
         pyl_loop_fd_clear(loop);
         pyl_native_close(loop);
+        pyl_companion_close(loop);
     }
+    pyl_port_close(loop);
     pyl_spawned_forget(loop);
     drop_jobs(loop);
     pyl_native_release(loop);
@@ -362,6 +366,9 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
     if (status == 0) {
         status = pyl_native_traverse(loop, visit, arg);
     }
+    if (status == 0) {
+        status = pyl_port_traverse(loop, visit, arg);
+    }
     return status == 0 ? visit_queues(loop, visit, arg) : status;
 }
 
@@ -400,6 +407,8 @@ loop_abandon(struct pyl_loop *loop)
     struct pyl_job_queue deferred = worker->deferred;
     struct pyl_inbox_node *top = atomic_load(&worker->inbox.top);
     pyl_native_abandon(loop);
+    pyl_companion_abandon(loop);
+    pyl_port_abandon(loop);
     pyl_worker_abandon(worker);
     worker->ready = ready;
     worker->deferred = deferred;

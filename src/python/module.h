@@ -115,6 +115,7 @@ struct pyl_strings {
     X(proxy_type)           /* crossing.c */                                   \
     X(handover_type)        /* handover.c */                                   \
     X(spawned_type)         /* spawn.c: what pyloop.spawn() returns */         \
+    X(lent_type)            /* outside.c: what pyloop_lend() views */          \
     X(transport_type)       /* transport_type.c */                             \
     X(listener_type)        /* listener_type.c: what _start_serving returns */ \
     X(datagram_type)        /* datagram_type.c: DatagramCore */                \
@@ -241,6 +242,8 @@ int pyl_task_type_add(PyObject *module, struct pyl_state *state);
 int pyl_proxy_type_add(PyObject *module, struct pyl_state *state);
 int pyl_spawned_type_add(PyObject *module, struct pyl_state *state);
 int pyl_handover_type_add(PyObject *module, struct pyl_state *state);
+int pyl_lent_type_add(PyObject *module, struct pyl_state *state);
+int pyl_capsule_add(PyObject *module, struct pyl_state *state);
 int pyl_transport_type_add(PyObject *module, struct pyl_state *state);
 int pyl_datagram_type_add(PyObject *module, struct pyl_state *state);
 int pyl_listener_type_add(PyObject *module, struct pyl_state *state);

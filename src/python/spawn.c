@@ -163,7 +163,7 @@ begin(struct pyl_spawned *self, struct pyl_loop *view, PyObject *coro, PyObject 
     pyl_views_count_guest(view, 1);
     Py_INCREF(self);
     pyl_future_set_done_hook(task, on_task_done, self);
-    if (is_wanted && pyl_task_cancel(task, message) < 0) {
+    if (is_wanted && pyl_task_request_cancel(task, message) < 0) {
         pyl_loop_report(view, "Exception in the cancellation of a spawned task", "task", task);
     }
     Py_XDECREF(message);
@@ -293,7 +293,7 @@ method_cancel(PyObject *op, PyObject *const *args, Py_ssize_t count, PyObject *n
     }
     Py_END_CRITICAL_SECTION();
     if (task != NULL) {
-        rc = pyl_task_cancel(task, message);
+        rc = pyl_task_request_cancel(task, message);
         Py_DECREF(task);
     }
     return rc < 0 ? NULL : PyBool_FromLong(rc);

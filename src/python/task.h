@@ -47,7 +47,7 @@ PyObject *pyl_task_create(struct pyl_loop *loop, PyObject *coro, PyObject *name,
 
 /* task.cancel(msg): 1 if a cancellation was requested, 0 if it is done already, -1 with an
  * exception. */
-int pyl_task_cancel(PyObject *task, PyObject *message);
+int pyl_task_request_cancel(PyObject *task, PyObject *message);
 
 /* An awaitable that is done already with None: `await x` costs no suspension. New reference to one
  * shared object of the module. */

@@ -82,7 +82,7 @@ task_cancel_in_section(struct pyl_task *task, PyObject *message)
 }
 
 int
-pyl_task_cancel(PyObject *op, PyObject *message)
+pyl_task_request_cancel(PyObject *op, PyObject *message)
 {
     return task_cancel_in_section(pyl_task_cast(op), message);
 }

@@ -11,7 +11,8 @@ from runner import PASSED, ROOT, Outcome, failed, skipped
 IN_SDIST = ("pyproject.toml", "meson.build", "meson_options.txt", "README.md", "tools/fetch-llhttp",
             "src/README.md", "include/pyloop/task.h", "python/pyloop/__init__.py", "third_party/llhttp/llhttp.c",
             "third_party/llhttp/LICENSE")
-IN_WHEEL = ("pyloop/__init__.py", "pyloop/run.py", "pyloop/demo.py", "pyloop/py.typed", "pyloop/_core.pyi")
+IN_WHEEL = ("pyloop/__init__.py", "pyloop/run.py", "pyloop/demo.py", "pyloop/py.typed", "pyloop/_core.pyi",
+            "pyloop/include/pyloop/python.h")
 
 # What a new user does first; exits 0 only if the installed package really served it.
 TRIAL = """
@@ -76,7 +77,7 @@ def run(job):
             return total
         names = zipfile.ZipFile(wheels[0]).namelist()
         check_archive(total, "wheel", names, IN_WHEEL)
-        stray = [n for n in names if n.endswith((".a", ".h", ".c", ".pc"))]
+        stray = [n for n in names if n.endswith((".a", ".h", ".c", ".pc")) and not n.startswith("pyloop/include/")]
         if stray or sum(n.startswith("pyloop/_core.") and n.endswith(".so") for n in names) != 1:
             total.add(failed(f"package: the wheel has {stray or 'no extension module'}"))
         for what, command in (

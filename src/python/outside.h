@@ -1,0 +1,23 @@
+/*
+ * outside.h - calls and coroutines that any thread has a loop run, and memory of C seen by Python;
+ * the contracts are in pyloop/python.h.
+ */
+#ifndef PYL_PYTHON_OUTSIDE_H
+#define PYL_PYTHON_OUTSIDE_H
+
+#define PYLOOP_PY_IS_CORE
+#include <pyloop/python.h>
+
+#include "python/port.h"
+
+/* pyloop_port_call(). */
+int pyl_outside_call(struct pyloop_port *port, void (*call)(void *argument), pyloop_drop *drop,
+                     void *argument);
+/* pyloop_coroutine_start(). */
+int pyl_outside_coroutine(struct pyloop_port *port, pyloop_make *make, pyloop_coroutine_done *done,
+                          void *argument);
+/* pyloop_lend(). */
+PyObject *pyl_outside_lend(PyObject *core, void *data, size_t size, int is_writable,
+                           void (*release)(void *owner), void *owner);
+
+#endif
