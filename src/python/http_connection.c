@@ -9,6 +9,7 @@
 #include "python/http.h"
 
 #include "io/sockaddr.h"
+#include "python/views.h"
 
 #include <errno.h>
 #include <string.h>
@@ -466,6 +467,7 @@ unlist(struct pyl_http_connection *connection)
     pyl_list_remove(&connection->link);
     pyl_http1_fini(&connection->parser);
     server->connection_count--;
+    pyl_views_count_guest(server->loop, -1);
 }
 
 static void
@@ -604,6 +606,7 @@ pyl_http_connection_open(struct pyl_http_listener *listener, int fd)
     connection->is_listed = true;
     pyl_list_append(&server->connections, &connection->link);
     server->connection_count++;
+    pyl_views_count_guest(server->loop, 1);
     pyl_http_server_wait(server, connection, PYL_HTTP_TIMEOUT_HEAD);
     pyl_stream_read_start(&connection->stream);
     Py_DECREF(connection); /* the table holds it */

@@ -1,6 +1,7 @@
 """`python -m pyloop.run --parallel --threads N`: requests on several threads, one program."""
 
 import asyncio
+import collections
 import json
 import re
 import signal
@@ -142,6 +143,35 @@ def test_requests_run_on_several_threads(folder, backend):
         status, out, err = server.end()
         assert status == -signal.SIGTERM
         assert out.count("shutdown") == 1
+
+
+def test_connections_go_where_fewer_are(folder, backend):
+    with Server(folder, backend, "--threads", "2") as server:
+        of_thread = collections.defaultdict(list)
+
+        def open_one():
+            sock = server.connect()
+            ask(sock)
+            thread = answer(sock)["thread"]
+            of_thread[thread].append(sock)
+            return thread
+
+        for _ in range(8):
+            open_one()
+        assert [len(sockets) for sockets in of_thread.values()] == [4, 4]
+        (thread, (kept, *others)), _ = of_thread.items()
+        for sock in others:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while sock.recv(65536):
+                pass
+            sock.close()
+        ask(kept)  # after that the thread knows
+        answer(kept)
+        assert [open_one(), open_one()] == [thread, thread]
+        for sockets in of_thread.values():
+            for sock in sockets:
+                sock.close()
+        server.end()
 
 
 def test_lifespan_of_each_worker(folder, backend):
