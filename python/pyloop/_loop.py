@@ -1,13 +1,13 @@
 """pyloop.Loop: the C loop under asyncio's BaseEventLoop."""
 
 import asyncio
-import concurrent.futures
 import os
 import sys
 import threading
 from asyncio import events, tasks
 
 from . import _core, _parallel
+from ._executor import DefaultExecutor
 from ._names import NamesMixin
 from ._sock import SockMixin
 from ._transports import TransportsMixin
@@ -35,7 +35,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         if parallel:
             self._first_view = self
             # Now, because two views could make one each.
-            self._default_executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio")
+            self._default_executor = DefaultExecutor()
             self._other_views = _parallel.open_views(self, View)
 
     # Running.
@@ -84,6 +84,23 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         self._close_unix()
         super().close()
         self._selector = None
+
+    # Threads.
+
+    def run_in_executor(self, executor, func, *args):
+        """A future for func(*args) in a thread of the executor; None: the default executor."""
+        if executor is None:
+            executor = self._default_executor
+        if executor is not None and type(executor) is not DefaultExecutor:
+            return super().run_in_executor(executor, func, *args)
+        self._check_closed()
+        if self._debug:
+            self._check_callback(func, "run_in_executor")
+        if executor is self._default_executor:
+            self._check_default_executor()
+        if executor is None:
+            executor = self._default_executor = DefaultExecutor()
+        return executor.run(self, func, args)
 
     # Parallel mode.
 
