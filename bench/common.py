@@ -129,20 +129,24 @@ def build_c(name: str) -> Path:
     """Compiles one of PROGRAMS when a source or a header is newer than the program."""
     program = PROGRAMS[name]
     sources = [C_SOURCES / source for source in program.sources]
-    binary = C_BINARIES / name
+    return compile_c(sources, C_BINARIES / name, program.libraries)
+
+
+def compile_c(sources: list[Path], binary: Path, options: Iterable[str] = ()) -> Path:
+    """Compiles sources of bench/c unless the binary is newer than all of them and their headers."""
     newest = max(p.stat().st_mtime for p in [*sources, *C_SOURCES.glob("*.h")])
     if binary.exists() and binary.stat().st_mtime > newest:
         return binary
-    C_BINARIES.mkdir(parents=True, exist_ok=True)
+    binary.parent.mkdir(parents=True, exist_ok=True)
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         raise BenchError("no C compiler: install gcc or set CC")
     partial = binary.with_suffix(f".{os.getpid()}")
     command = [*compiler.split(), "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"]
-    command += [*map(str, sources), "-o", str(partial), *program.libraries]
+    command += [*map(str, sources), "-o", str(partial), *options]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode != 0:
-        raise BenchError(f"bench/c: {name} does not compile:\n{built.stderr}")
+        raise BenchError(f"bench/c: {binary.name} does not compile:\n{built.stderr}")
     partial.rename(binary)
     return binary
 

@@ -26,6 +26,14 @@ _LOAD_COLUMNS = (
     ("server_busy", "server busy", "{:.0%}"),
 )
 
+_OPERATION_COLUMNS = (
+    ("ns", "ns", "{:,.0f}"),
+    ("user_instr", "user instr.", "{:,.0f}"),
+    ("kernel_instr", "kernel instr.", "{:,.0f}"),
+    ("syscalls", "syscalls", "{:.2f}"),
+    ("faults", "page faults", "{:.2f}"),
+    ("cpu_ns", "CPU ns", "{:,.0f}"),
+)
 COLUMNS = {
     "http": (
         ("requests_per_s", "requests/s", "{:,.0f}"),
@@ -46,14 +54,8 @@ COLUMNS = {
     "echo": _LOAD_COLUMNS,
     "sweep": _LOAD_COLUMNS,
     "servers": _LOAD_COLUMNS,
-    "micro": (
-        ("ns", "ns", "{:,.0f}"),
-        ("user_instr", "user instr.", "{:,.0f}"),
-        ("kernel_instr", "kernel instr.", "{:,.0f}"),
-        ("syscalls", "syscalls", "{:.2f}"),
-        ("faults", "page faults", "{:.2f}"),
-        ("cpu_ns", "CPU ns", "{:,.0f}"),
-    ),
+    "micro": _OPERATION_COLUMNS,
+    "native": _OPERATION_COLUMNS,
     "start": (
         ("ms", "ms", "{:,.1f}"),
         ("user_ms", "user ms", "{:,.1f}"),
@@ -62,7 +64,7 @@ COLUMNS = {
 }
 PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
            "servers": ("user_instr", "cpu_ns", "messages_per_s"),
-           "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"),
+           "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"), "native": ("cpu_ns", "ns"),
            "start": ("ms",)}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 

@@ -56,6 +56,12 @@ TARGETS = (
     Target("servers", "*", "instr", "uvloop", 1 / 1.1),
     Target("servers", "*", "messages_per_s inverse", "uvloop", 1.0),
     Target("micro", "*", "ns", "uvloop", 1 / 1.3),
+    *(
+        Target("native", "*", metric, reference, 1 / 5)
+        for reference in ("asyncio", "uvloop")
+        for metric in ("cpu_ns", "ns")
+    ),
+    *(Target("native", "task*", "cpu_ns", f"tokio-{loop}", 1 / 3) for loop in ("asyncio", "uvloop")),
 )
 KERNEL_BOUND = ("spawn", "sleep_1ms")
 """Micro cases without a target: the kernel's part of them is the same for every loop."""
