@@ -5,6 +5,8 @@
  */
 #include "python/handover.h"
 
+#include "python/views.h"
+
 struct handover {
     PyObject_HEAD
     struct pyl_loop *view;
@@ -19,6 +21,7 @@ run(struct pyl_job *job)
 {
     struct handover *self = PYL_CONTAINER_OF(job, struct handover, job);
     self->open(self->view, self->acceptor, self->fd);
+    pyl_views_count_coming(self->view, -1);
     Py_DECREF(self);
 }
 
@@ -27,6 +30,7 @@ drop(struct pyl_job *job)
 {
     struct handover *self = PYL_CONTAINER_OF(job, struct handover, job);
     pyl_reactor_close_now(&self->view->worker->reactor, self->fd);
+    pyl_views_count_coming(self->view, -1);
     Py_DECREF(self);
 }
 
@@ -43,7 +47,9 @@ pyl_handover_post(struct pyl_loop *view, PyObject *acceptor, pyl_handover_fn *op
     self->fd = fd;
     self->job = (struct pyl_job){.run = run};
     PyObject_GC_Track(self);
+    pyl_views_count_coming(view, 1); /* or the next ones would all go there, too */
     if (!pyl_loop_post(view, &self->job)) {
+        pyl_views_count_coming(view, -1);
         Py_DECREF(self);
         return pyl_loop_check_usable(view);
     }

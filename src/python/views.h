@@ -71,6 +71,16 @@ pyl_views_count_guest(struct pyl_loop *loop, int change)
     }
 }
 
+/* The same before it is there, or (-1) when it has come. Any thread. */
+static inline void
+pyl_views_count_coming(struct pyl_loop *loop, int change)
+{
+    if (loop->views != NULL) {
+        (void)atomic_fetch_add_explicit(&loop->views->runtime.lanes[loop->lane_index].stats.coming,
+                                        (uint64_t)(int64_t)change, memory_order_relaxed);
+    }
+}
+
 /* Makes `loop` the first view of a new runtime; workers 0: one per processor. 0, or -errno with the
  * cause. */
 int pyl_views_open(struct pyl_loop *loop, uint32_t workers, const char *backend, char *cause,

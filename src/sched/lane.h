@@ -32,6 +32,7 @@ struct pyl_lane_stats {
     _Atomic uint64_t overflowed;  /* strands given to the injector because the queue was full */
     _Atomic uint64_t handed_over; /* new strands given to a lighter lane instead of begun here */
     _Atomic uint64_t watches;     /* short waits for entries to become old enough */
+    _Atomic uint64_t coming;      /* guests that are on their way here; any thread adds */
     _Atomic uint64_t guests;      /* what an embedder counts as load beside strands at home */
     struct pyl_duration_histogram queue_delay; /* from scheduled to running */
 };

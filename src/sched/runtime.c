@@ -409,7 +409,7 @@ strands_of(const struct pyl_lane *lane)
 {
     uint64_t ended = pyl_counter_read(&lane->stats.ended);
     uint64_t homes = pyl_counter_read(&lane->stats.homes);
-    uint64_t guests = pyl_counter_read(&lane->stats.guests);
+    uint64_t guests = pyl_counter_read(&lane->stats.guests) + pyl_counter_read(&lane->stats.coming);
     return guests + (homes > ended ? homes - ended : 0); /* two loads, not one moment */
 }
 

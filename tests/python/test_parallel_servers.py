@@ -1,6 +1,7 @@
 """Parallel mode: connections of a server are placed on all views; transports are used from other views."""
 
 import asyncio
+import socket
 import ssl
 import threading
 
@@ -70,6 +71,40 @@ def test_create_server(run):
             await hang_up(connections)
         await asyncio.wait_for(server.wait_closed(), 10)
     run(main)
+
+
+def test_connections_on_their_way_count(backend):
+    """Eight at once while the other view is busy: it gets four, not those that it has not seen yet."""
+    async def main():
+        release, complete = threading.Event(), pyloop.sync.Event()
+
+        class Protocol(Echo):
+            made = []
+
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                if len(self.made) == CONNECTIONS:
+                    complete.set()
+
+        loop = asyncio.get_running_loop()
+        held = loop.create_future()
+        loop._other_views[0].call_soon_threadsafe(
+            lambda: (loop.call_soon_threadsafe(held.set_result, None), release.wait(10)))
+        await held
+        async with await loop.create_server(Protocol, "127.0.0.1", 0) as server:
+            clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(CONNECTIONS)]
+            for _ in range(20):  # turns in which they are accepted; later would do, too
+                await asyncio.sleep(0)
+            release.set()
+            await asyncio.wait_for(complete.wait(), 10)
+            for client in clients:
+                client.close()
+        places = [protocol.place for protocol in Protocol.made]
+        assert sorted(map(places.count, set(places))) == [CONNECTIONS // 2] * 2
+
+    with parallel_kit.parallel_runner(backend) as (runner, reports):
+        runner.run(main())
+    assert reports == []
 
 
 @pytest.mark.parametrize("start_server", [asyncio.start_server, pyloop.start_server])
