@@ -26,6 +26,7 @@ from bench.http import run as http
 from bench.http import servers as http_servers
 from bench.micro import run as micro
 from bench.native import run as native
+from bench.parallel import run as parallel
 from bench.servers import run as servers
 from bench.start import run as start
 from bench.sweep import run as sweep
@@ -38,10 +39,12 @@ SUITES = {
     "sweep": (sweep.run, sweep.BASELINE),
     "servers": (servers.run, servers.BASELINE),
     "start": (start.run, start.BASELINE),
+    "parallel": (parallel.run, parallel.BASELINE),
 }
 SHARES = {"http": 0.26, "echo": 0.40, "micro": 0.08, "native": 0.04, "sweep": 0.08,
           "servers": 0.12, "start": 0.02}  # fmt: skip
-"""How a time limit is divided among the suites of `all`."""
+"""The suites of `all`, and how a time limit is divided among them. `parallel` is not one: it needs
+a free-threaded interpreter."""
 ALL_MINUTES = 28.0
 LEAST_MINUTES = 0.1  # what is left where suites before took too long
 LIMITED_SECONDS = 0.25  # the default window where time is limited
@@ -103,11 +106,11 @@ def plan_of_all(
 ) -> Plan | None:
     """A suite's plan as a part of `all`, with its share of the time that is left; None if --cases
     leaves nothing of it."""
-    names = list(SUITES)
+    names = list(SHARES)
     share = SHARES[suite] / sum(SHARES[name] for name in names[names.index(suite) :])
     plan = plan_of(options, cores, max(minutes_left, LEAST_MINUTES) * share)
     mine = [name.removeprefix(f"{suite}:") for name in plan.cases if name.startswith(f"{suite}:")]
-    if any(":" not in name or name.split(":")[0] not in SUITES for name in plan.cases):
+    if any(":" not in name or name.split(":")[0] not in SHARES for name in plan.cases):
         raise BenchError("cases of `all` have their suite before them: echo:protocol/1KiB/64")
     if plan.cases and not mine:
         return None
@@ -151,7 +154,7 @@ def run_all(options: argparse.Namespace, cores: Cores) -> bool:
     """Every suite, then what missed its target. A suite that fails does not stop the others."""
     results, complete = [], True
     started = time.monotonic()
-    for suite in SUITES:
+    for suite in SHARES:
         try:
             left = (options.minutes or ALL_MINUTES) - (time.monotonic() - started) / 60
             plan = plan_of_all(suite, options, cores, left)

@@ -56,6 +56,18 @@ COLUMNS = {
     "servers": _LOAD_COLUMNS,
     "micro": _OPERATION_COLUMNS,
     "native": _OPERATION_COLUMNS,
+    "parallel": (
+        ("ops_1", "1 worker, op/s", "{:,.0f}"),
+        ("ops_2", "2 workers, op/s", "{:,.0f}"),
+        ("scaling", "2 ÷ 1", "{:.2f}"),
+        ("cpu_ns", "CPU ns", "{:,.0f}"),
+        ("cpu_growth", "CPU, 2 ÷ 1", "{:.2f}"),
+        ("spread_ms", "spread after ms", "{:.1f}"),
+        ("busiest", "on the busiest", "{:.0%}"),
+        ("p99_alone_us", "p99 alone µs", "{:,.0f}"),
+        ("p99_beside_us", "p99 beside µs", "{:,.0f}"),
+        ("p99_cost", "beside ÷ alone", "{:.2f}"),
+    ),
     "start": (
         ("ms", "ms", "{:,.1f}"),
         ("user_ms", "user ms", "{:,.1f}"),
@@ -65,7 +77,7 @@ COLUMNS = {
 PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
            "servers": ("user_instr", "cpu_ns", "messages_per_s"),
            "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"), "native": ("cpu_ns", "ns"),
-           "start": ("ms",)}  # fmt: skip
+           "start": ("ms",), "parallel": ("ops_2", "scaling")}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 
 

@@ -55,6 +55,15 @@ TARGETS = (
     Target("sweep", "*", "messages_per_s inverse", "pyloop-io_uring", 1.03, "pyloop-auto"),
     Target("servers", "*", "instr", "uvloop", 1 / 1.1),
     Target("servers", "*", "messages_per_s inverse", "uvloop", 1.0),
+    # 90 % of what threads reach without any loop, and not behind one loop a thread.
+    Target("parallel", "*/uniform", "scaling inverse", "threads", 1 / 0.9),
+    Target("parallel", "*/uniform", "ops_2 inverse", "asyncio a thread", 1.0),
+    Target("parallel", "*/uniform", "ops_2 inverse", "uvloop a thread", 1.0),
+    Target("parallel", "*/skewed", "ops_2 inverse", "asyncio a thread", 1 / 1.3),
+    Target("parallel", "*/skewed", "ops_2 inverse", "uvloop a thread", 1 / 1.3),
+    Target("parallel", "balance/connections", "spread_ms", "", 10.0),
+    Target("parallel", "balance/connections", "busiest", "", 0.5),
+    Target("parallel", "balance/heavy", "p99_cost", "", 2.0),
     Target("micro", "*", "ns", "uvloop", 1 / 1.3),
     *(
         Target("native", "*", metric, reference, 1 / 5)
