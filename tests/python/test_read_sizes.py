@@ -58,6 +58,7 @@ loop.run_until_complete(asyncio.wait_for(main(), 20))
 """
 
 
+@pytest.mark.skipif(os.environ.get("PYLOOP_SANITIZED") == "1", reason="a sanitizer has an allocator of its own")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the tunable is glibc's")
 @pytest.mark.parametrize("kind", ["pipe", "udp"])
 def test_a_small_read_maps_no_memory(kind, backend):

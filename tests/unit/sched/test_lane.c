@@ -6,7 +6,7 @@
 
 #include "support/runtime_fixture.h"
 
-enum { STRANDS = PYL_RUN_QUEUE_SLOTS * 2 };
+enum { STRANDS = PYL_RUN_QUEUE_SLOTS * 2 + 64 };
 
 static struct pyl_runtime runtime;
 static struct pyl_lane *first;
@@ -127,15 +127,19 @@ Test(lane, thief_waits_for_young_entries)
     cr_assert_eq(count_runs(1), 1);
 }
 
-/* The first lane spawns strands that stay, and turns. */
+/* The first lane spawns strands that stay, as many at a time as its queue holds, and turns. */
 static void
 spawn_lasting(int begin, int end)
 {
     for (int i = begin; i < end; i++) {
         counted_init(&strands[i], false);
     }
-    spawn_range(first, begin, end);
-    fixture_turn_lane(first);
+    while (begin < end) {
+        int next = end - begin > PYL_RUN_QUEUE_SLOTS ? begin + PYL_RUN_QUEUE_SLOTS : end;
+        spawn_range(first, begin, next);
+        fixture_turn_lane(first);
+        begin = next;
+    }
 }
 
 /* Goal: strands that stay are shared out when they begin, also if nobody had time to steal. */

@@ -285,7 +285,7 @@ Test(park, hooks_only_around_blocking_waits)
     cr_assert_eq(pyl_worker_turn(&worker, false), 0);
     cr_assert_eq(before_count, 0);
     cr_assert_eq(after_count, 0);
-    start_alarm(&alarm, 1, pyl_clock_now_ns() + PYL_NS_PER_MS);
+    start_alarm(&alarm, 1, pyl_clock_now_ns() + 50 * PYL_NS_PER_MS);
     cr_assert_eq(pyl_worker_turn(&worker, true), 0);
     cr_assert_eq(before_count, 1);
     cr_assert_eq(after_count, 1);
