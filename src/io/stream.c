@@ -44,9 +44,6 @@ pyl_stream_init(struct pyl_stream *stream, struct pyl_worker *worker, int fd, bo
     stream->event_job.run = run_event;
     stream->read_op.fd = fd;
     stream->read_op.on_complete = read_complete;
-    stream->send_op.fd = fd;
-    stream->send_op.kind = PYL_OP_SEND;
-    stream->send_op.on_complete = pyl_stream_send_complete;
 }
 
 void
@@ -367,7 +364,7 @@ static bool
 is_ready_to_end(const struct pyl_stream *stream)
 {
     return is_drained(stream) && stream->write_count == 0 && !stream->is_flush_queued &&
-           pyl_op_is_idle(&stream->read_op) && pyl_op_is_idle(&stream->send_op);
+           pyl_op_is_idle(&stream->read_op) && !pyl_stream_is_sending(stream);
 }
 
 void
@@ -386,6 +383,7 @@ static void
 free_memory(struct pyl_stream *stream)
 {
     free_held(stream);
+    pyl_stream_free_send(stream);
     if (stream->writes != stream->inline_writes) {
         pyl_free(stream->writes);
         stream->writes = stream->inline_writes;
@@ -464,7 +462,7 @@ pyl_stream_abort(struct pyl_stream *stream)
     if (stream->state < PYL_STREAM_CLOSING) {
         start_closing(stream);
     }
-    pyl_reactor_cancel(&stream->worker->reactor, &stream->send_op);
+    pyl_stream_cancel_send(stream);
     pyl_stream_drop_queue(stream);
     pyl_stream_settle(stream);
 }
@@ -496,7 +494,7 @@ pyl_stream_dispose(struct pyl_stream *stream)
     if (stream->state == PYL_STREAM_CLOSED) {
         return;
     }
-    PYL_CHECK(pyl_op_is_idle(&stream->read_op) && pyl_op_is_idle(&stream->send_op));
+    PYL_CHECK(pyl_op_is_idle(&stream->read_op) && !pyl_stream_is_sending(stream));
     stream->state = PYL_STREAM_CLOSED;
     stream->is_aborting = true;
     stream->is_reading = false;

@@ -70,6 +70,9 @@ struct pyl_write {
 
 enum { PYL_STREAM_INLINE_WRITES = 4 };
 
+/* A SEND op and what it refers to. */
+struct pyl_send;
+
 /* How reading ended; told to the owner behind the data that came before. */
 enum pyl_stream_read_end { PYL_READ_GOES_ON, PYL_READ_EOF, PYL_READ_FAILED };
 
@@ -95,7 +98,6 @@ struct pyl_stream {
     int error;                /* first error, 0 */
     int read_error;           /* of PYL_READ_FAILED */
     struct pyl_op read_op;
-    struct pyl_op send_op;
     struct pyl_job flush_job; /* end of turn: sends, adapts the read op to what is wanted */
     struct pyl_job event_job; /* held data, errors, the end: what must not run inside a call */
     /* Data that arrived while the owner did not read: [held_first, held_size) of `held`. */
@@ -111,8 +113,7 @@ struct pyl_stream {
     size_t first_sent;
     size_t queued_size; /* bytes not yet taken by the kernel */
     struct pyl_write inline_writes[PYL_STREAM_INLINE_WRITES];
-    struct iovec *send_iov; /* of the active SEND op, inline or allocated */
-    struct iovec inline_iov[PYL_STREAM_INLINE_WRITES];
+    struct pyl_send *send; /* allocated while a SEND op is active, else NULL */
 };
 
 /* The fd is a connected, non-blocking socket. Nothing is read before pyl_stream_read_start(). */
@@ -145,6 +146,9 @@ pyl_stream_queued_size(const struct pyl_stream *stream)
 {
     return stream->queued_size;
 }
+
+/* A SEND op is active: the kernel may still read bytes of the queue. */
+bool pyl_stream_is_sending(const struct pyl_stream *stream);
 
 /* The on_progress that may be owed is not needed: a closing stream does not wait for it. */
 static inline void

@@ -31,7 +31,10 @@ void pyl_stream_drop_queue(struct pyl_stream *stream);
 /* Sends FIN if that is wanted and the queue is empty. */
 void pyl_stream_try_shutdown(struct pyl_stream *stream);
 
-/* The SEND op's callback. */
-void pyl_stream_send_complete(struct pyl_op *op, const struct pyl_event *event);
+/* Asks for the end of the SEND op, if there is one. */
+void pyl_stream_cancel_send(struct pyl_stream *stream);
+
+/* What is left of a SEND op whose reactor was given up, if there is something. */
+void pyl_stream_free_send(struct pyl_stream *stream);
 
 #endif

@@ -21,6 +21,35 @@ enum {
     SEND_BYTES_MAX = 1024 * 1024, /* per stream and turn, before others get their chance */
 };
 
+struct pyl_send {
+    struct pyl_op op;
+    struct pyl_stream *stream;
+    struct iovec iov[]; /* the op's message is these; their bytes are the queue's */
+};
+
+static void send_complete(struct pyl_op *op, const struct pyl_event *event);
+
+bool
+pyl_stream_is_sending(const struct pyl_stream *stream)
+{
+    return stream->send != NULL && !pyl_op_is_idle(&stream->send->op);
+}
+
+void
+pyl_stream_cancel_send(struct pyl_stream *stream)
+{
+    if (stream->send != NULL) {
+        pyl_reactor_cancel(&stream->worker->reactor, &stream->send->op);
+    }
+}
+
+void
+pyl_stream_free_send(struct pyl_stream *stream)
+{
+    pyl_free(stream->send);
+    stream->send = NULL;
+}
+
 static struct pyl_write *
 write_at(const struct pyl_stream *stream, uint32_t index)
 {
@@ -99,7 +128,7 @@ pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size, void 
         (struct pyl_write){.data = data, .size = size, .owner = owner};
     stream->write_count++;
     stream->queued_size += size;
-    if (!stream->is_flush_queued && pyl_op_is_idle(&stream->send_op)) {
+    if (!stream->is_flush_queued && !pyl_stream_is_sending(stream)) {
         stream->worker->flushes_wanted++;
         pyl_stream_queue_flush(stream);
     }
@@ -136,7 +165,7 @@ consume(struct pyl_stream *stream, size_t count)
 void
 pyl_stream_drop_queue(struct pyl_stream *stream)
 {
-    if (stream->is_releasing || !pyl_op_is_idle(&stream->send_op)) {
+    if (stream->is_releasing || pyl_stream_is_sending(stream)) {
         return;
     }
     stream->is_releasing = true;
@@ -174,29 +203,28 @@ fill_vectors(const struct pyl_stream *stream, struct iovec *iov, int capacity, s
 static void
 submit_send(struct pyl_stream *stream)
 {
-    int capacity = PYL_STREAM_INLINE_WRITES;
-    stream->send_iov = stream->inline_iov;
-    if (stream->write_count > PYL_STREAM_INLINE_WRITES) {
-        struct iovec *larger = pyl_alloc_array(SEND_VECTORS_MAX, sizeof(*larger));
-        if (larger != NULL) { /* else a few at a time will do */
-            stream->send_iov = larger;
-            capacity = SEND_VECTORS_MAX;
-        }
+    PYL_DCHECK(stream->send == NULL);
+    uint32_t capacity =
+        stream->write_count < SEND_VECTORS_MAX ? stream->write_count : SEND_VECTORS_MAX;
+    struct pyl_send *send = pyl_alloc(sizeof(*send) + capacity * sizeof(send->iov[0]));
+    if (send == NULL) {
+        pyl_stream_fail(stream, -ENOMEM);
+        return;
     }
     size_t size;
-    int count = fill_vectors(stream, stream->send_iov, capacity, &size);
-    struct msghdr *message = &stream->send_op.args.send.message;
-    memset(message, 0, sizeof(*message));
-    message->msg_iov = stream->send_iov;
-    message->msg_iovlen = (size_t)count;
-    pyl_reactor_submit(&stream->worker->reactor, &stream->send_op);
+    int count = fill_vectors(stream, send->iov, (int)capacity, &size);
+    send->stream = stream;
+    send->op = (struct pyl_op){.on_complete = send_complete, .fd = stream->fd, .kind = PYL_OP_SEND};
+    send->op.args.send.message = (struct msghdr){.msg_iov = send->iov, .msg_iovlen = (size_t)count};
+    stream->send = send;
+    pyl_reactor_submit(&stream->worker->reactor, &send->op);
 }
 
 static bool
 may_send(const struct pyl_stream *stream)
 {
     return stream->write_count > 0 && !stream->is_releasing && !stream->is_aborting &&
-           pyl_op_is_idle(&stream->send_op) && !stream->worker->is_closing;
+           !pyl_stream_is_sending(stream) && !stream->worker->is_closing;
 }
 
 /* Sends until the queue is empty, the socket is full, or this stream had its share. */
@@ -265,7 +293,7 @@ void
 pyl_stream_try_shutdown(struct pyl_stream *stream)
 {
     if (!stream->is_shutdown_wanted || stream->state != PYL_STREAM_OPEN ||
-        stream->write_count > 0 || stream->is_releasing || !pyl_op_is_idle(&stream->send_op)) {
+        stream->write_count > 0 || stream->is_releasing || pyl_stream_is_sending(stream)) {
         return;
     }
     stream->state = PYL_STREAM_SHUT;
@@ -275,14 +303,11 @@ pyl_stream_try_shutdown(struct pyl_stream *stream)
     }
 }
 
-void
-pyl_stream_send_complete(struct pyl_op *op, const struct pyl_event *event)
+static void
+send_complete(struct pyl_op *op, const struct pyl_event *event)
 {
-    struct pyl_stream *stream = PYL_CONTAINER_OF(op, struct pyl_stream, send_op);
-    if (stream->send_iov != stream->inline_iov) {
-        pyl_free(stream->send_iov);
-    }
-    stream->send_iov = NULL;
+    struct pyl_stream *stream = PYL_CONTAINER_OF(op, struct pyl_send, op)->stream;
+    pyl_stream_free_send(stream);
     if (event->result > 0) {
         consume(stream, (size_t)event->result);
     } else if (event->result < 0 && event->result != -ECANCELED) {

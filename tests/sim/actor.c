@@ -282,7 +282,7 @@ on_closed(struct pyl_stream *stream)
     check_alive(actor);
     WORLD_CHECK(actor->is_lost);
     WORLD_CHECK(pyl_op_is_idle(&stream->read_op));
-    WORLD_CHECK(pyl_op_is_idle(&stream->send_op));
+    WORLD_CHECK(!pyl_stream_is_sending(stream));
     WORLD_CHECK(actor->next_release == actor->next_write);
     actor->is_closed = true;
     if (actor->tick.is_armed) {

@@ -155,7 +155,7 @@ on_closed(struct pyl_stream *stream)
     note(s, 'c');
     cr_assert_neq(fcntl(stream->fd, F_GETFD), -1, "the fd is still open in on_closed");
     cr_assert(pyl_op_is_idle(&stream->read_op));
-    cr_assert(pyl_op_is_idle(&stream->send_op));
+    cr_assert(!pyl_stream_is_sending(stream));
     s->is_closed = true;
 }
 
