@@ -7,7 +7,8 @@ socket ones those of asyncio's Unix loop; they arrive here with a connected or l
 import contextvars
 import functools
 import os
-from asyncio import base_events, constants, exceptions, unix_events
+import socket
+from asyncio import base_events, constants, exceptions, selector_events, unix_events
 from asyncio.log import logger
 
 from . import _parallel, _tls
@@ -18,6 +19,18 @@ _UnixLoop = unix_events._UnixSelectorEventLoop
 
 def _accept_ssl(protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout, loop, fd):
     loop._accept_ssl(protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout, fd)
+
+
+_SOCKET_CALLS = ("recv", "recv_into", "send", "sendmsg")
+
+
+def _opener(sock):
+    """What makes the transport. A subclass of socket that has methods of its own is asked, by asyncio's transport."""
+    kind = type(sock)
+    if kind is not socket.socket and isinstance(sock, socket.socket) and any(
+            getattr(kind, name) is not getattr(socket.socket, name) for name in _SOCKET_CALLS):
+        return selector_events._SelectorSocketTransport
+    return StreamTransport._open
 
 
 class TransportsMixin:
@@ -46,9 +59,10 @@ class TransportsMixin:
     def _make_socket_transport(self, sock, protocol, waiter=None, *,
                                extra=None, server=None, context=None):
         self._ensure_fd_no_transport(sock)
+        make = _opener(sock)
         if context is None:
-            return StreamTransport._open(self, sock, protocol, waiter, extra, server)
-        return context.run(StreamTransport._open, self, sock, protocol, waiter, extra, server)
+            return make(self, sock, protocol, waiter, extra, server)
+        return context.run(make, self, sock, protocol, waiter, extra, server)
 
     def _make_ssl_transport(self, rawsock, protocol, sslcontext, waiter=None, *,
                             server_side=False, server_hostname=None, extra=None, server=None,
@@ -63,7 +77,7 @@ class TransportsMixin:
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout)
         run = contextvars.copy_context().run if context is None else context.run
-        run(StreamTransport._open, self, rawsock, ssl_protocol, None, extra, server)
+        run(_opener(rawsock), self, rawsock, ssl_protocol, None, extra, server)
         return ssl_protocol._app_transport
 
     @functools.cached_property
@@ -148,6 +162,8 @@ class TransportsMixin:
     # -- sendfile
 
     async def _sendfile_native(self, transp, file, offset, count):
+        if not isinstance(transp, StreamTransport):
+            return await selector_events.BaseSelectorEventLoop._sendfile_native(self, transp, file, offset, count)
         resume_reading = transp.is_reading()
         transp.pause_reading()
         transp._set_in_sendfile(True)

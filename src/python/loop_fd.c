@@ -25,7 +25,8 @@ struct watch {
     struct pyl_list link; /* loop->watches */
     struct pyl_loop *loop;
     PyObject
-        *target; /* strong: Handle of a reader or writer, future of a one-shot; NULL: removed */
+        *target;    /* strong: Handle of a reader or writer, future of a one-shot; NULL: removed */
+    PyObject *file; /* strong: what a reader or writer was registered by; NULL: a number */
     int side;
     struct poll *poll; /* one-shot: its name in Python, borrowed; NULL when that is gone */
 };
@@ -148,11 +149,13 @@ watch_free(struct watch *watch)
     PyMem_RawFree(watch);
 }
 
-/* Takes a watch out of the table; what it pointed to is returned as a strong reference. */
+/* Takes a watch out of the table; what it pointed to is returned as strong references. */
 static PyObject *
-watch_detach(struct watch *watch)
+watch_detach(struct watch *watch, PyObject **ret_file)
 {
     PyObject *target = watch->target;
+    *ret_file = watch->file;
+    watch->file = NULL;
     if (target != NULL) {
         struct pyl_watch_entry *entry = entry_of(watch->loop, watch->op.fd);
         if (watch->side != SIDE_ONCE) {
@@ -220,7 +223,8 @@ watch_stop(struct watch *watch)
 {
     struct pyl_reactor *reactor = &watch->loop->worker->reactor;
     pyl_reactor_cancel(reactor, &watch->op);
-    PyObject *target = watch_detach(watch);
+    PyObject *file;
+    PyObject *target = watch_detach(watch, &file);
     if (entry_of(watch->loop, watch->op.fd)->active_count == 0) {
         /* The number may come back as something else before the next turn. A one-shot that has
          * completed leaves nothing armed, so there is nothing to forget. */
@@ -232,6 +236,7 @@ watch_stop(struct watch *watch)
         }
         Py_DECREF(target);
     }
+    Py_XDECREF(file);
 }
 
 /* A reader or writer may have work to do. */
@@ -264,13 +269,15 @@ watch_complete(struct pyl_op *op, const struct pyl_event *event)
     }
     struct pyl_loop *loop = watch->loop;
     bool is_once = watch->side == SIDE_ONCE;
-    PyObject *target = watch_detach(watch);
+    PyObject *file;
+    PyObject *target = watch_detach(watch, &file);
     watch_free(watch);
     /* A reader whose descriptor was closed under it is dropped silently, as epoll does. */
     if (target != NULL && is_once) {
         complete_future(loop, target, event->result);
     }
     Py_XDECREF(target);
+    Py_XDECREF(file);
 }
 
 /* Steals the target, also on failure. Returns NULL with MemoryError. */
@@ -337,8 +344,11 @@ add_side(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *name
         /* A new op, not only a new handle: the number may stand for something else by now. */
         watch_stop(entry->sides[side]);
     }
-    if (watch_start(loop, fd, side, events, Py_NewRef((PyObject *)handle)) == NULL) {
+    struct watch *watch = watch_start(loop, fd, side, events, Py_NewRef((PyObject *)handle));
+    if (watch == NULL) {
         Py_CLEAR(handle);
+    } else if (!PyLong_Check(args[0])) {
+        watch->file = Py_NewRef(args[0]);
     }
     return (PyObject *)handle;
 }
@@ -355,6 +365,35 @@ pyl_loop_py_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t count, 
     return add_side(self, args, count, names, SIDE_WRITE, PYL_POLL_OUT);
 }
 
+/* The reader or writer of a descriptor or file. NULL: there is none, or with an error set. A file
+ * that was closed under its registration has no number any more, but is found all the same, as by
+ * selectors: anyio closes its sockets first. */
+static struct watch *
+find_side(struct pyl_loop *loop, PyObject *object, int side)
+{
+    int fd = fd_of_object(object);
+    if (fd >= 0) {
+        struct pyl_watch_entry *entry = entry_of(loop, fd);
+        return entry != NULL ? entry->sides[side] : NULL;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
+        return NULL;
+    }
+    struct watch *found = NULL;
+    bool is_known = false;
+    for (struct pyl_list *link = loop->watches.next; link != &loop->watches; link = link->next) {
+        struct watch *watch = PYL_CONTAINER_OF(link, struct watch, link);
+        if (watch->file == object) {
+            is_known = true;
+            found = watch->side == side ? watch : found;
+        }
+    }
+    if (is_known) {
+        PyErr_Clear();
+    }
+    return found;
+}
+
 static PyObject *
 remove_side(PyObject *self, PyObject *object, int side)
 {
@@ -365,15 +404,11 @@ remove_side(PyObject *self, PyObject *object, int side)
     if (check_owner(loop) < 0) {
         return NULL;
     }
-    int fd = fd_of_object(object);
-    if (fd < 0) {
-        return NULL;
+    struct watch *watch = find_side(loop, object, side);
+    if (watch == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
     }
-    struct pyl_watch_entry *entry = entry_of(loop, fd);
-    if (entry == NULL || entry->sides[side] == NULL) {
-        Py_RETURN_FALSE;
-    }
-    watch_stop(entry->sides[side]);
+    watch_stop(watch);
     Py_RETURN_TRUE;
 }
 
@@ -505,7 +540,9 @@ int
 pyl_loop_fd_traverse(struct pyl_loop *loop, visitproc visit, void *arg)
 {
     for (struct pyl_list *link = loop->watches.next; link != &loop->watches; link = link->next) {
-        Py_VISIT(PYL_CONTAINER_OF(link, struct watch, link)->target);
+        struct watch *watch = PYL_CONTAINER_OF(link, struct watch, link);
+        Py_VISIT(watch->target);
+        Py_VISIT(watch->file);
     }
     return 0;
 }
@@ -532,11 +569,13 @@ pyl_loop_fd_free(struct pyl_loop *loop)
     while (!pyl_list_is_empty(&loop->watches)) {
         struct watch *watch = PYL_CONTAINER_OF(loop->watches.next, struct watch, link);
         PyObject *target = watch->target;
+        PyObject *file = watch->file;
         if (watch->poll != NULL) {
             watch->poll->watch = NULL;
         }
         watch_free(watch);
         Py_XDECREF(target);
+        Py_XDECREF(file);
     }
     PyMem_RawFree(loop->watch_table);
     loop->watch_table = NULL;

@@ -144,6 +144,37 @@ def test_remove_in_the_same_turn_as_the_event(loop):
         b.close()
 
 
+def test_file_closed_under_its_registration(loop, pair):
+    """It has no number any more, and is found all the same, as by selectors (anyio closes first)."""
+    a, b = pair
+    loop.add_reader(a, pytest.fail)
+    loop.add_writer(a, lambda: None)
+    a.close()
+    assert loop.remove_reader(a) is True
+    assert loop.remove_reader(a) is False
+    assert loop.remove_writer(a) is True
+    loop.add_reader(b.fileno(), pytest.fail)
+    b.close()
+    for closed in pair:
+        with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+            loop.remove_reader(closed)
+    turn(loop)
+
+
+def test_file_lives_while_it_is_registered(loop):
+    a, b = socket.socketpair()
+    ref = weakref.ref(a)
+    number = a.fileno()
+    loop.add_reader(a, pytest.fail)
+    del a
+    gc.collect()
+    assert ref() is not None
+    loop.remove_reader(number)
+    turn(loop)
+    assert ref() is None
+    b.close()
+
+
 def test_descriptor_closed_right_after_removal_and_reused(loop):
     for _ in range(50):
         a, b = socket.socketpair()

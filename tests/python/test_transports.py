@@ -44,6 +44,43 @@ def test_cannot_be_made_by_hand():
         _core.StreamTransport()
 
 
+class CountingSocket(socket.socket):
+    received = sent = 0
+
+    def recv(self, *args):
+        data = super().recv(*args)
+        self.received += len(data)
+        return data
+
+    def send(self, *args):
+        count = super().send(*args)
+        self.sent += count
+        return count
+
+
+def test_methods_of_a_subclass_of_socket_are_called(run, tmp_path):
+    (tmp_path / "file").write_bytes(b"file")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        counting = CountingSocket(fileno=ours.detach())
+        transport, protocol = await loop.create_connection(lambda: Recorder(), sock=counting)
+        assert type(transport).__module__ == "asyncio.selector_events"
+        transport.write(b"hello")
+        theirs.setblocking(False)
+        assert await read_exactly(theirs, 5) == b"hello"
+        with open(tmp_path / "file", "rb") as file:
+            assert await loop.sendfile(transport, file) == 4
+        assert await read_exactly(theirs, 4) == b"file"
+        await loop.sock_sendall(theirs, b"abc")
+        theirs.close()
+        await protocol.lost
+        assert counting.sent == 5 and counting.received == 3
+
+    run(main())
+
+
 def test_connection_made_comes_before_data_and_waiter(run):
     async def main():
         loop = asyncio.get_running_loop()
