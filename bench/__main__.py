@@ -26,6 +26,7 @@ from bench.http import run as http
 from bench.http import servers as http_servers
 from bench.micro import run as micro
 from bench.native import run as native
+from bench.neighbour import run as neighbour
 from bench.parallel import run as parallel
 from bench.servers import run as servers
 from bench.start import run as start
@@ -39,10 +40,11 @@ SUITES = {
     "sweep": (sweep.run, sweep.BASELINE),
     "servers": (servers.run, servers.BASELINE),
     "start": (start.run, start.BASELINE),
+    "neighbour": (neighbour.run, neighbour.BASELINE),
     "parallel": (parallel.run, parallel.BASELINE),
 }
-SHARES = {"http": 0.26, "echo": 0.40, "micro": 0.08, "native": 0.04, "sweep": 0.08,
-          "servers": 0.12, "start": 0.02}  # fmt: skip
+SHARES = {"http": 0.26, "echo": 0.38, "micro": 0.08, "native": 0.04, "sweep": 0.08,
+          "servers": 0.12, "start": 0.02, "neighbour": 0.02}  # fmt: skip
 """The suites of `all`, and how a time limit is divided among them. `parallel` is not one: it needs
 a free-threaded interpreter."""
 ALL_MINUTES = 28.0

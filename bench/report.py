@@ -68,6 +68,16 @@ COLUMNS = {
         ("p99_beside_us", "p99 beside µs", "{:,.0f}"),
         ("p99_cost", "beside ÷ alone", "{:.2f}"),
     ),
+    "neighbour": (
+        ("messages_per_s", "alone, messages/s", "{:,.0f}"),
+        ("beside_per_s", "beside, messages/s", "{:,.0f}"),
+        ("kept", "kept", "{:.0%}"),
+        ("alone_p50_us", "p50 alone µs", "{:,.0f}"),
+        ("beside_p50_us", "p50 beside µs", "{:,.0f}"),
+        ("alone_p99_us", "p99 alone µs", "{:,.0f}"),
+        ("beside_p99_us", "p99 beside µs", "{:,.0f}"),
+        ("neighbour", "core of the neighbour", "{:.0%}"),
+    ),
     "start": (
         ("ms", "ms", "{:,.1f}"),
         ("user_ms", "user ms", "{:,.1f}"),
@@ -77,7 +87,8 @@ COLUMNS = {
 PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
            "servers": ("user_instr", "cpu_ns", "messages_per_s"),
            "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"), "native": ("cpu_ns", "ns"),
-           "start": ("ms",), "parallel": ("ops_2", "scaling")}  # fmt: skip
+           "start": ("ms",), "neighbour": ("beside_per_s", "beside_p99_us"),
+           "parallel": ("ops_2", "scaling")}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 
 

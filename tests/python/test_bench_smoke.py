@@ -17,6 +17,7 @@ from bench import chart, common, report, targets  # noqa: E402
 from bench.__main__ import SHARES, SUITES, command_line, parse, plan_of_all  # noqa: E402
 from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
+from bench.neighbour import run as neighbour  # noqa: E402
 from bench.servers import programs, ws_load  # noqa: E402
 from bench.sweep import run as sweep  # noqa: E402
 
@@ -249,6 +250,15 @@ def test_missed_and_unknown_targets_are_listed_together():
                           {"targets": [check("c", False)]}])  # fmt: skip
     assert "1 of 3 met, 1 missed, 1 not known" in text
     assert text.index("| c |") < text.index("| a |") and "| b |" not in text
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", neighbour.CASES)
+def test_a_neighbour_spins_only_in_the_second_window(case):
+    plan = common.Plan(pairs=1, quick=True, seconds=0.1)
+    metrics = neighbour.measure("pyloop-epoll", case, plan).metrics
+    assert metrics["kept"] == metrics["beside_per_s"] / metrics["messages_per_s"]
+    assert metrics["neighbour"] > 0
 
 
 @pytest.mark.parametrize("kind", ["aiohttp", "websockets"])

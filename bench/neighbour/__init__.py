@@ -1,0 +1,1 @@
+"""A server beside a thread that computes: run.py measures, the others are measured."""
