@@ -44,6 +44,7 @@ class Loop(asyncio.BaseEventLoop):
         native_tasks: bool = True,
         parallel: bool = False,
         workers: int | None = None,
+        watchdog: float | None = None,
     ) -> None: ...
     def metrics(self) -> dict[str, Any]: ...
     @property
@@ -60,6 +61,7 @@ def new_event_loop(
     native_tasks: bool = True,
     parallel: bool = False,
     workers: int | None = None,
+    watchdog: float | None = None,
 ) -> Loop: ...
 def spawn(
     coro: Coroutine[Any, Any, _T], *, name: object = None, context: Context | None = None
@@ -73,6 +75,7 @@ def run(
     native_tasks: bool = True,
     parallel: bool = False,
     workers: int | None = None,
+    watchdog: float | None = None,
 ) -> _T: ...
 async def serve(application: Callable[..., Any], **options: Any) -> None: ...
 def install(*, streams: bool | None = None, sync: bool = False) -> None: ...

@@ -12,6 +12,7 @@ from ._names import NamesMixin
 from ._sock import SockMixin
 from ._transports import TransportsMixin
 from ._unix import UnixMixin, forget_wakeup_fd
+from ._watchdog import Watchdog, check_limit
 
 
 class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, asyncio.BaseEventLoop):
@@ -22,11 +23,15 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
     native_tasks: False makes create_task() and create_future() return asyncio's own types.
     parallel: pyloop.spawn() places coroutines on several threads, of which each has a loop of its own, a view of this
     one. workers: how many, this one included; None means one per processor.
+    watchdog: seconds after which a callback that still runs is reported, with its stack, by the logger
+    "pyloop.watchdog"; None leaves it to the environment variable PYLOOP_WATCHDOG.
     """
 
     _first_view = None  # in parallel mode the loop that the program made
+    _watchdog = None
 
-    def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None):
+    def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None, watchdog=None):
+        watchdog_limit = check_limit(watchdog)
         _core.LoopCore.__init__(self, backend=backend, native_tasks=native_tasks,
                                 workers=_parallel.check_options(parallel, workers))
         asyncio.BaseEventLoop.__init__(self)
@@ -37,6 +42,8 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
             # Now, because two views could make one each.
             self._default_executor = DefaultExecutor()
             self._other_views = _parallel.open_views(self, View)
+        if watchdog_limit is not None:
+            self._watchdog = Watchdog((self, *self._other_views), watchdog_limit)
 
     # Running.
 
@@ -75,6 +82,8 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
             return
         if self._other_views and getattr(events._get_running_loop(), "_first_view", None) is self:
             raise RuntimeError("a parallel loop cannot be closed by one of its own threads")
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._close_view()
         self._shut()
         for view in self._other_views:

@@ -44,8 +44,10 @@ share_gil(struct pyl_loop *loop, int64_t *shared_ns)
 {
     if (loop->worker->now_ns - *shared_ns >= GIL_SHARE_NS) {
         *shared_ns = loop->worker->now_ns;
+        pyl_worker_pause(loop->worker);
         PyThreadState *tstate = PyEval_SaveThread();
         PyEval_RestoreThread(tstate);
+        pyl_worker_resume(loop->worker);
     }
     return PyErr_CheckSignals();
 }

@@ -683,6 +683,7 @@ static PyMethodDef loop_methods[] = {
     {"_watched", pyl_loop_py_watched, METH_O, NULL},
     {"_check_fd_free", FAST(pyl_loop_py_check_fd_free), METH_FASTCALL, NULL},
     {"_metrics", pyl_loop_py_metrics, METH_NOARGS, NULL},
+    {"_progress", pyl_loop_py_progress, METH_NOARGS, NULL},
     {"_native_call", FAST(pyl_loop_py_native_call), METH_FASTCALL, NULL},
     {"_poll_start", FAST(pyl_loop_py_poll_start), METH_FASTCALL, NULL},
     {NULL},

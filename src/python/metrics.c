@@ -128,6 +128,25 @@ put_lane(PyObject *dict, struct pyl_loop *loop)
 }
 
 PyObject *
+pyl_loop_py_progress(PyObject *self, PyObject *unused)
+{
+    struct pyl_loop *loop = (struct pyl_loop *)(void *)self;
+    if (pyl_loop_check_usable(loop) < 0) {
+        return NULL;
+    }
+    struct pyl_worker *worker = loop->worker;
+    if (atomic_load_explicit(&worker->busy_since_ns, memory_order_relaxed) == INT64_MAX) {
+        Py_RETURN_NONE;
+    }
+    uint64_t progress = pyl_counter_read(&worker->stats.turns) + callbacks_run(worker);
+    if (loop->views != NULL) {
+        struct pyl_lane *lane = PYL_CONTAINER_OF(worker, struct pyl_lane, worker);
+        progress += pyl_counter_read(&lane->stats.activations);
+    }
+    return PyLong_FromUnsignedLongLong(progress);
+}
+
+PyObject *
 pyl_loop_py_metrics(PyObject *self, PyObject *unused)
 {
     struct pyl_loop *loop = (struct pyl_loop *)(void *)self;

@@ -103,8 +103,10 @@ after_turn(struct pyl_lane *lane, void *user)
         pyl_metrics_turn(&loop->metrics, &lane->worker);
     }
     if (!PYL_FREE_THREADED && pyl_baton_is_wanted(&views->baton)) {
+        pyl_worker_pause(&lane->worker);
         detach(views, loop);
         attach(views, loop);
+        pyl_worker_resume(&lane->worker);
     }
 }
 

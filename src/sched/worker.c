@@ -145,7 +145,7 @@ park(struct pyl_worker *worker, int64_t timeout_ns)
         return pyl_reactor_wait(&worker->reactor, 0);
     }
     pyl_counter_add(&worker->stats.parks, 1);
-    atomic_store_explicit(&worker->busy_since_ns, INT64_MAX, memory_order_relaxed);
+    pyl_worker_pause(worker);
     if (worker->hooks.before_wait != NULL) {
         worker->hooks.before_wait(worker, worker->hooks.user);
     }
@@ -176,18 +176,15 @@ collect_timers(struct pyl_worker *worker)
 static void
 run_ready(struct pyl_worker *worker)
 {
-    size_t planned = worker->ready.count;
-    size_t left = planned;
+    size_t left = worker->ready.count;
     while (left > 0 && !worker->is_interrupted) {
         struct pyl_job *job = pyl_job_queue_pop(&worker->ready);
         if (job == NULL) {
             break; /* a job took others out of the queue */
         }
         left--;
+        pyl_counter_add(&worker->stats.jobs, 1); /* one by one: see pyl_loop_py_progress() */
         job->run(job);
-    }
-    if (planned != left) {
-        pyl_counter_add(&worker->stats.jobs, planned - left);
     }
 }
 
@@ -221,7 +218,7 @@ pyl_worker_turn(struct pyl_worker *worker, bool may_block)
         return rc;
     }
     worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
-    atomic_store_explicit(&worker->busy_since_ns, worker->now_ns, memory_order_relaxed);
+    pyl_worker_resume(worker);
     collect_timers(worker);
     if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
         worker->is_dispatching = true;

@@ -89,6 +89,19 @@ PYL_NODISCARD int pyl_worker_turn(struct pyl_worker *worker, bool may_block);
  * The deferred jobs still run. Without effect between two turns. */
 void pyl_worker_interrupt(struct pyl_worker *worker);
 
+/* The owner stands still for a reason that is no callback's: it waits for the GIL. */
+static inline void
+pyl_worker_pause(struct pyl_worker *worker)
+{
+    atomic_store_explicit(&worker->busy_since_ns, INT64_MAX, memory_order_relaxed);
+}
+
+static inline void
+pyl_worker_resume(struct pyl_worker *worker)
+{
+    atomic_store_explicit(&worker->busy_since_ns, worker->now_ns, memory_order_relaxed);
+}
+
 /* Runs the deferred jobs now: for an owner that stops turning and wants its last writes to leave.
  * Not from inside a deferred job. */
 void pyl_worker_flush_deferred(struct pyl_worker *worker);

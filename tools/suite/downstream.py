@@ -46,7 +46,7 @@ SUITES = (
     # The source distribution has none of the tests that use a loop. Debian's newest source that has
     # them is tested as it is, from its own folder.
     # Four of its tests replace asyncio.BaseTransport.get_extra_info(), which transports in C have of their own.
-    Suite("websockets", ("tests/asyncio", "tests/legacy"), ("-n", "4", "--timeout=60", *(
+    Suite("websockets", ("tests/asyncio", "tests/legacy"), ("--rootdir=.", "-n", "4", "--timeout=60", *(
         f"--deselect=tests/asyncio/test_connection.py::{side}ConnectionTests::test_{end}_address"
         for side in ("Client", "Server") for end in ("local", "remote"))),
           debian=("trixie", "python-websockets"), source_path="src"),

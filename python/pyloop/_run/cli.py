@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from .. import _core, _runner
+from .._watchdog import check_limit
 from . import load, logs, serving
 
 USAGE, STARTUP = 2, 3
@@ -107,6 +108,8 @@ def make_parser():
     add("--timeout-headers", default=30, type=_positive(float), metavar="SECONDS",
         help="for a client to send the head of a request; default: 30")  # fmt: skip
     add("--timeout-graceful-shutdown", default=None, type=_positive(float), metavar="SECONDS")
+    add("--watchdog", default=None, type=_positive(float), metavar="SECONDS",
+        help="report what blocks the loop for longer, with its stack; default: PYLOOP_WATCHDOG, or never")  # fmt: skip
     add("--workers", default=1, type=_positive(int, zero=False), help="only 1; see --parallel")
     add("--version", action="version", version=f"pyloop {_core.__version__}")
     for name, count in _IGNORED.items():
@@ -202,7 +205,10 @@ def main(argv=None):
         parser.error("--threads: only with --parallel")
     if arguments.threads is not None and arguments.threads > 64:
         parser.error(f"argument --threads: at most 64, not {arguments.threads}")
-    loop_options = {"backend": arguments.backend}
+    try:
+        loop_options = {"backend": arguments.backend, "watchdog": check_limit(arguments.watchdog)}
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.parallel:
         loop_options |= {"parallel": True, "workers": arguments.threads}
     _prepare_path(arguments.app_dir)
