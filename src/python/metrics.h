@@ -57,7 +57,8 @@ pyl_metrics_gil_end(struct pyl_loop_metrics *metrics, int64_t started_ns)
     }
 }
 
-/* _progress(): None while the worker waits, else a number that grows with each callback. Any thread. */
+/* _progress(): None while the worker waits, else a number that grows with each callback.
+ * Any thread. */
 PyObject *pyl_loop_py_progress(PyObject *loop, PyObject *unused);
 
 /* _metrics(): a dict of the worker's counters. Any thread. */

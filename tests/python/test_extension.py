@@ -450,7 +450,9 @@ def test_closing_in_parallel_mode_ends_native_tasks(backend, example):
 # ---- the end of the process
 
 
-@pytest.mark.parametrize("end", ["pass", "loop.close()", "sys.exit(3)", "os.fork() or os._exit(forked())"])
+@pytest.mark.parametrize("end", ["pass", "loop.close()", "sys.exit(3)", pytest.param(
+    "os.fork() or os._exit(forked())", marks=pytest.mark.skipif(
+        os.environ.get("PYLOOP_SANITIZED") == "1", reason="ASan bears no fork while another thread allocates"))])
 def test_the_interpreter_ends_with_work_on_its_way(backend, built, end):
     program = f"""
         import asyncio, importlib.util, os, sys

@@ -253,7 +253,8 @@ def test_forgotten_loop_is_collected(backend, lib):
     assert ref() is None
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.skipif(os.environ.get("PYLOOP_SANITIZED") == "1",
+                    reason="ASan bears no fork while another thread allocates: the child finds its lock held")
 def test_fork_with_calls_on_their_way(backend, lib):
     program = textwrap.dedent("""
         import asyncio, os, sys, pyloop, ctypes
@@ -261,8 +262,6 @@ def test_fork_with_calls_on_their_way(backend, lib):
         lib = ctypes.CDLL(sys.argv[1])
         async def main():
             read, write = os.pipe()
-            # The pool has a thread: ASan does not bear a fork while another thread is in pthread_create().
-            assert await native.call(lib.identity, 1) == 1
             future = native.call(lib.wait_for_byte, read)
             pid = os.fork()
             if pid == 0:
