@@ -65,7 +65,9 @@ TARGETS = (
     Target("parallel", "balance/connections", "busiest", "", 0.5),
     Target("parallel", "balance/heavy", "p99_cost", "", 2.0),
     Target("neighbour", "*", "kept inverse", "", 1 / 0.45),
-    Target("neighbour", "*", "beside_p99_us", "", 6000.0),
+    *(Target("neighbour", case, "beside_p99_us", "", 6000.0) for case in ("echo", "http")),
+    *(Target("neighbour", case, "beside_p99_us", "", 2000.0)
+      for case in ("echo-interval", "http-interval")),
     Target("micro", "*", "ns", "uvloop", 1 / 1.3),
     *(
         Target("native", "*", metric, reference, 1 / 5)

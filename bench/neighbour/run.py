@@ -3,6 +3,11 @@
 A sample is one server started afresh under 64 connections of our load generator: a window without
 the neighbour, then one with it. `kept` is the second's throughput as a part of the first's,
 `neighbour` the part of a core that the thread got meanwhile.
+
+It computes on the client's core, which is idle while it does: who waits for the GIL then waits for
+nothing else. In the cases named one-core it shares the server's core, and the kernel lets it
+finish its time slice before whoever waited for the GIL may even ask for it. In the cases named
+interval pyloop shortens the interpreter's switch interval.
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ from bench.http import servers
 
 BASELINE = "uvloop"
 VARIANTS = LOOPS
-CASES = ("echo", "http")
+CASES = ("echo", "http", "echo-interval", "http-interval", "echo-one-core", "http-one-core")
+SWITCH_INTERVAL = {"PYLOOP_SWITCH_INTERVAL": "0.0005"}  # seconds
 CONNECTIONS = 64
 MESSAGE_BYTES = 1024
 WARM_UP_SECONDS = 0.3  # at most, and no longer than half the window
@@ -62,9 +68,10 @@ class Commands:
 @contextlib.contextmanager
 def serving(variant: str, case: str, plan: Plan, stdin: int) -> Iterator[tuple[Server, Load]]:
     core = plan.cores.client
-    if case == "echo":
+    option = SWITCH_INTERVAL if case.endswith("interval") else {}
+    if case.startswith("echo"):
         argv = [plan.python, "-m", "bench.neighbour.echo", variant, "protocol"]
-        with Server(argv, plan.cores.server, stdin=stdin) as server:
+        with Server(argv, plan.cores.server, option, stdin=stdin) as server:
             with Load(server.read_port(), CONNECTIONS, core, size=MESSAGE_BYTES) as load:
                 yield server, load
         return
@@ -72,7 +79,7 @@ def serving(variant: str, case: str, plan: Plan, stdin: int) -> Iterator[tuple[S
     argv, environment = servers.command(
         http_server(variant), "bench.neighbour.http:app", port, plan.python
     )
-    with Server(argv, plan.cores.server, environment, stdin=stdin) as server:
+    with Server(argv, plan.cores.server, {**(environment or {}), **option}, stdin=stdin) as server:
         server.wait_port(port)
         with Load(port, CONNECTIONS, core, http="/", expect="Hello, world!") as load:
             yield server, load
@@ -102,7 +109,8 @@ def measure(variant: str, case: str, plan: Plan) -> Sample:
     """One sample of one variant."""
     with Commands() as commands, serving(variant, case, plan, commands.server_end) as (server, load):
         alone, _, quiet = window(server, load, plan)
-        commands.tell("spin")
+        core = plan.cores.server if case.endswith("one-core") else plan.cores.client
+        commands.tell(f"spin {core}")
         beside, share, spinning = window(server, load, plan)
         commands.tell("rest")
     rates = [found["messages"] * 1e9 / found["wall_ns"] for found in (alone, beside)]

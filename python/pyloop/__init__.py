@@ -9,8 +9,8 @@ from ._loop import Loop
 from ._parallel import spawn
 from ._runner import run
 
-__all__ = ("ClientDisconnected", "Loop", "__version__", "get_include", "native", "new_event_loop", "run", "serve",
-           "spawn", "sync")
+__all__ = ("ClientDisconnected", "Loop", "__version__", "get_include", "metrics", "native", "new_event_loop", "run",
+           "serve", "spawn", "sync")
 
 _STREAMS = ("StreamReader", "StreamReaderProtocol", "StreamWriter", "open_connection", "open_unix_connection",
             "start_server", "start_unix_server")
@@ -52,7 +52,7 @@ def __getattr__(name):
 
         value = globals()[name] = getattr(_streams, name)
         return value
-    if name in ("native", "sync"):
+    if name in ("metrics", "native", "sync"):
         import importlib
 
         return importlib.import_module("." + name, __name__)

@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from . import _core
+from . import metrics as metrics
 from . import native as native
 from . import sync as sync
 from ._core import ClientDisconnected as ClientDisconnected
@@ -23,6 +24,7 @@ __all__ = (
     "run",
     "serve",
     "spawn",
+    "metrics",
     "native",
     "sync",
     "StreamReader",
@@ -45,6 +47,7 @@ class Loop(asyncio.BaseEventLoop):
         parallel: bool = False,
         workers: int | None = None,
         watchdog: float | None = None,
+        switch_interval: float | None = None,
     ) -> None: ...
     def metrics(self) -> dict[str, Any]: ...
     @property
@@ -62,6 +65,7 @@ def new_event_loop(
     parallel: bool = False,
     workers: int | None = None,
     watchdog: float | None = None,
+    switch_interval: float | None = None,
 ) -> Loop: ...
 def spawn(
     coro: Coroutine[Any, Any, _T], *, name: object = None, context: Context | None = None
@@ -76,6 +80,7 @@ def run(
     parallel: bool = False,
     workers: int | None = None,
     watchdog: float | None = None,
+    switch_interval: float | None = None,
 ) -> _T: ...
 async def serve(application: Callable[..., Any], **options: Any) -> None: ...
 def install(*, streams: bool | None = None, sync: bool = False) -> None: ...

@@ -1,18 +1,42 @@
 """pyloop.Loop: the C loop under asyncio's BaseEventLoop."""
 
 import asyncio
+import itertools
 import os
 import sys
 import threading
+import weakref
 from asyncio import events, tasks
 
 from . import _core, _parallel
 from ._executor import DefaultExecutor
 from ._names import NamesMixin
+from ._seconds import seconds_option
 from ._sock import SockMixin
 from ._transports import TransportsMixin
 from ._unix import UnixMixin, forget_wakeup_fd
 from ._watchdog import Watchdog, check_limit
+
+
+open_loops = {}
+"""Weak references to the loops of the process by number, without the views of other threads. Each operation on it is
+atomic: a loop may die in any thread."""
+_numbers = itertools.count(1)
+
+
+def _register(loop):
+    number = loop._number = next(_numbers)
+    open_loops[number] = weakref.ref(loop, lambda _: open_loops.pop(number, None))
+
+
+def check_switch_interval(interval):
+    """Seconds or None, of the option or else of PYLOOP_SWITCH_INTERVAL. TypeError or ValueError."""
+    return seconds_option("switch_interval", interval, 1e-6)
+
+
+def _checkpoint():
+    """Called by a loop that does not wait: where a function begins, the interpreter gives the GIL to a thread that has
+    asked for it."""
 
 
 class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, asyncio.BaseEventLoop):
@@ -25,13 +49,20 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
     one. workers: how many, this one included; None means one per processor.
     watchdog: seconds after which a callback that still runs is reported, with its stack, by the logger
     "pyloop.watchdog"; None leaves it to the environment variable PYLOOP_WATCHDOG.
+    switch_interval: seconds for sys.setswitchinterval() while the loop runs: beside a thread that computes, the loop
+    waits that long for the GIL. None leaves it to the environment variable PYLOOP_SWITCH_INTERVAL.
     """
 
+    _switch_interval = None
+    _old_switch_interval = None
+    _number = None
     _first_view = None  # in parallel mode the loop that the program made
     _watchdog = None
 
-    def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None, watchdog=None):
+    def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None, watchdog=None,
+                 switch_interval=None):
         watchdog_limit = check_limit(watchdog)
+        self._switch_interval = check_switch_interval(switch_interval)
         _core.LoopCore.__init__(self, backend=backend, native_tasks=native_tasks,
                                 workers=_parallel.check_options(parallel, workers))
         asyncio.BaseEventLoop.__init__(self)
@@ -44,6 +75,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
             self._other_views = _parallel.open_views(self, View)
         if watchdog_limit is not None:
             self._watchdog = Watchdog((self, *self._other_views), watchdog_limit)
+        _register(self)
 
     # Running.
 
@@ -55,6 +87,9 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         self._thread_id = threading.get_ident()
         sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook,
                                finalizer=self._asyncgen_finalizer_hook)
+        if self._switch_interval is not None:
+            self._old_switch_interval = sys.getswitchinterval()
+            sys.setswitchinterval(self._switch_interval)
         events._set_running_loop(self)
 
     def _run_forever_cleanup(self):
@@ -62,6 +97,9 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         self._thread_id = None
         events._set_running_loop(None)
         self._set_coroutine_origin_tracking(False)
+        if self._old_switch_interval is not None:
+            sys.setswitchinterval(self._old_switch_interval)
+            self._old_switch_interval = None
         if self._old_agen_hooks is not None:
             sys.set_asyncgen_hooks(*self._old_agen_hooks)
             self._old_agen_hooks = None
@@ -70,7 +108,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         """Run until stop() is called."""
         self._run_forever_setup()
         try:
-            self._run()
+            self._run(_checkpoint)
         finally:
             self._run_forever_cleanup()
 
@@ -84,6 +122,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
             raise RuntimeError("a parallel loop cannot be closed by one of its own threads")
         if self._watchdog is not None:
             self._watchdog.stop()
+        open_loops.pop(self._number, None)
         self._close_view()
         self._shut()
         for view in self._other_views:
@@ -131,14 +170,15 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         """What the loop has counted so far, as a dict; from any thread. RuntimeError: the loop is closed.
 
         `workers` has one dict of counters for each worker: turns, callbacks (of call_soon, timers and tasks), events
-        (of descriptors and operations), waits, parks (waits that could block), gil_acquisitions, wakes_written and
-        wakes_suppressed (by other threads), submissions, enters, rearms and starvations of the backend; in parallel
-        mode also strands_spawned, strands_ended, strands_stolen, strands_handed_over, strands_injected,
-        strands_overflowed, searches, steals and injector_depth. turn_durations, callback_durations, gil_waits and in
-        parallel mode queue_delays are
-        histograms: the first count is of what took less than 1.024 us, and each next one of up to twice as long. One
-        turn in eight is timed; a callback counts there with the mean of its turn. Something that is scheduled waits
-        for as long as the turn that it is scheduled in.
+        (of descriptors and operations), waits, parks (waits that could block), lingered (parks that kept the GIL),
+        gil_acquisitions, wakes_written and wakes_suppressed (by other threads), submissions, enters, rearms and
+        starvations of the backend; in parallel mode also strands_spawned, strands_ended, strands_stolen,
+        strands_handed_over, strands_injected, strands_overflowed, searches, steals and injector_depth.
+
+        turn_durations, callback_durations, gil_waits and in parallel mode queue_delays are histograms: the first count
+        is of what took less than 1.024 us, and each next one of up to twice as long; the same names with _ns have the
+        sums. One turn in eight is timed; a callback counts there with the mean of its turn. Something that is
+        scheduled waits for as long as the turn that it is scheduled in.
         """
         return {"backend": self.backend, "parallel": self._first_view is not None, "sampled": 8,
                 "workers": [view._metrics() for view in (self, *self._other_views)]}

@@ -7,14 +7,14 @@ and is not seen.
 
 import asyncio
 import logging
-import math
-import os
 import sys
 import sysconfig
 import threading
 import time
 import traceback
 import weakref
+
+from ._seconds import seconds_option
 
 logger = logging.getLogger("pyloop.watchdog")
 
@@ -26,22 +26,7 @@ _HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 def check_limit(limit):
     """Seconds or None, of the option or else of PYLOOP_WATCHDOG. TypeError or ValueError."""
-    source = "watchdog"
-    if limit is None:
-        source, limit = "PYLOOP_WATCHDOG", os.environ.get("PYLOOP_WATCHDOG", "") or None
-        if limit is None:
-            return None
-        try:
-            limit = float(limit)
-        except ValueError:
-            raise ValueError(f"PYLOOP_WATCHDOG must be a number of seconds, got {limit!r}") from None
-    if not isinstance(limit, int | float) or isinstance(limit, bool):
-        raise TypeError(f"watchdog must be a number of seconds, got {limit!r}")
-    if source != "watchdog" and limit == 0:
-        return None
-    if not 0.001 <= limit < math.inf:
-        raise ValueError(f"{source} must be a number of seconds of at least 0.001, got {limit!r}")
-    return limit
+    return seconds_option("watchdog", limit, 0.001)
 
 
 class _Seen:

@@ -29,6 +29,7 @@ enum { PYL_DURATION_BUCKETS = 24 };
 
 struct pyl_duration_histogram {
     _Atomic uint64_t buckets[PYL_DURATION_BUCKETS];
+    _Atomic uint64_t sum_ns;
 };
 
 /* The bucket of a duration; a negative one counts as 0. */
@@ -40,11 +41,20 @@ pyl_duration_bucket(int64_t duration_ns)
     return bucket < PYL_DURATION_BUCKETS ? bucket : PYL_DURATION_BUCKETS - 1;
 }
 
+/* `count` things that took duration_ns each; the one writer only. */
+static inline void
+pyl_duration_note_many(struct pyl_duration_histogram *histogram, int64_t duration_ns,
+                       uint64_t count)
+{
+    pyl_counter_add(&histogram->buckets[pyl_duration_bucket(duration_ns)], count);
+    pyl_counter_add(&histogram->sum_ns, duration_ns > 0 ? (uint64_t)duration_ns * count : 0);
+}
+
 /* The one writer only. */
 static inline void
 pyl_duration_note(struct pyl_duration_histogram *histogram, int64_t duration_ns)
 {
-    pyl_counter_add(&histogram->buckets[pyl_duration_bucket(duration_ns)], 1);
+    pyl_duration_note_many(histogram, duration_ns, 1);
 }
 
 #endif

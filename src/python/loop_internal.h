@@ -22,7 +22,7 @@ Py_hash_t pyl_loop_hash(PyObject *op);
 
 /* loop_run.c */
 struct pyl_worker_hooks pyl_loop_hooks(struct pyl_loop *loop);
-PyObject *pyl_loop_run(PyObject *self, PyObject *unused);
+PyObject *pyl_loop_run(PyObject *self, PyObject *checkpoint);
 
 /* loop_call.c: rows for the method table; see each definition. */
 PyObject *pyl_loop_py_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count,

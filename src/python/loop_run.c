@@ -2,13 +2,26 @@
  * loop_run.c - run_forever's inner loop: turns, the GIL around waits, signals.
  *
  * The GIL is held for the whole of a turn and given away only around a wait that may block. A loop
- * that never blocks still looks at signals after every turn, and lets other threads have the GIL
- * every GIL_SHARE_NS.
+ * that does not block looks at signals after every turn, and every GIL_SHARE_NS whether another
+ * thread has asked for the GIL.
  */
 #include "python/loop_internal.h"
 #include "python/views.h"
 
-enum { GIL_SHARE_NS = 5 * 1000 * 1000 }; /* sys.getswitchinterval()'s default */
+enum {
+    GIL_SHARE_NS = 1000 * 1000,
+    GIL_SLOW_NS = 1000 * 1000,  /* more than a thread takes that does not compute */
+    GIL_LINGER_NS = 250 * 1000, /* what the other may lose of an interval of its own: 5 % */
+};
+
+/* Giving the GIL away beside a thread that computes costs a switch interval. Whoever was just
+ * answered may ask again long before that; so wait a little with the GIL. */
+static int64_t
+linger(struct pyl_worker *worker, void *user)
+{
+    struct pyl_loop *loop = user;
+    return loop->gil_wait_ns >= GIL_SLOW_NS ? GIL_LINGER_NS : 0;
+}
 
 static void
 before_wait(struct pyl_worker *worker, void *user)
@@ -21,9 +34,16 @@ static void
 after_wait(struct pyl_worker *worker, void *user)
 {
     struct pyl_loop *loop = user;
-    int64_t started_ns = pyl_metrics_gil_begin(worker);
+    bool is_sampled = pyl_metrics_is_sampled_wait(worker);
+    bool is_timed = is_sampled || loop->gil_wait_ns >= GIL_SLOW_NS;
+    int64_t started_ns = is_timed ? pyl_clock_now_ns() : 0;
     PyEval_RestoreThread(loop->parked_tstate);
-    pyl_metrics_gil_end(&loop->metrics, started_ns);
+    if (PYL_UNLIKELY(is_timed)) {
+        loop->gil_wait_ns = pyl_clock_now_ns() - started_ns;
+    }
+    if (is_sampled) {
+        pyl_duration_note(&loop->metrics.gil_waits, loop->gil_wait_ns);
+    }
     loop->parked_tstate = NULL;
     loop->did_park = true;
     if (PyErr_CheckSignals() < 0) {
@@ -35,25 +55,31 @@ struct pyl_worker_hooks
 pyl_loop_hooks(struct pyl_loop *loop)
 {
     return (struct pyl_worker_hooks){
-        .before_wait = before_wait, .after_wait = after_wait, .user = loop};
+        .linger = linger, .before_wait = before_wait, .after_wait = after_wait, .user = loop};
 }
 
-/* After a turn that kept the GIL all the time. 0, or -1 with an exception. */
+/* After a turn that did not wait: it may have run no Python code, which would look for itself. The
+ * interpreter looks when it enters a function, and then waits until the other has the GIL.
+ * Detaching and attaching would not do: without a request the GIL is back before the other is
+ * awake, and its switch interval begins anew. 0, or -1 with an exception. */
 static int
-share_gil(struct pyl_loop *loop, int64_t *shared_ns)
+share_gil(struct pyl_loop *loop, PyObject *checkpoint, int64_t *shared_ns)
 {
     if (loop->worker->now_ns - *shared_ns >= GIL_SHARE_NS) {
         *shared_ns = loop->worker->now_ns;
         pyl_worker_pause(loop->worker);
-        PyThreadState *tstate = PyEval_SaveThread();
-        PyEval_RestoreThread(tstate);
+        PyObject *result = PyObject_CallNoArgs(checkpoint);
         pyl_worker_resume(loop->worker);
+        if (result == NULL) {
+            return -1;
+        }
+        Py_DECREF(result);
     }
     return PyErr_CheckSignals();
 }
 
 static int
-run_turns(struct pyl_loop *loop)
+run_turns(struct pyl_loop *loop, PyObject *checkpoint)
 {
     int64_t shared_ns = 0;
     do {
@@ -79,16 +105,17 @@ run_turns(struct pyl_loop *loop)
         pyl_metrics_turn(&loop->metrics, loop->worker);
         if (loop->did_park) {
             shared_ns = loop->worker->now_ns;
-        } else if (share_gil(loop, &shared_ns) < 0) {
+        } else if (share_gil(loop, checkpoint, &shared_ns) < 0) {
             return -1;
         }
     } while (!loop->is_stopping);
     return 0;
 }
 
-/* _run(): turns until stop(). The caller has set up and checked everything that Python knows of. */
+/* _run(checkpoint): turns until stop(). The caller has set up and checked everything that Python
+ * knows of. checkpoint: a function in Python that does nothing. */
 PyObject *
-pyl_loop_run(PyObject *self, PyObject *unused)
+pyl_loop_run(PyObject *self, PyObject *checkpoint)
 {
     struct pyl_loop *loop = (struct pyl_loop *)self;
     if (pyl_loop_check_usable(loop) < 0) {
@@ -100,7 +127,7 @@ pyl_loop_run(PyObject *self, PyObject *unused)
         return NULL;
     }
     Py_INCREF(self);
-    int status = run_turns(loop);
+    int status = run_turns(loop, checkpoint);
     if (loop->views != NULL) {
         pyl_views_end_run(loop);
     }

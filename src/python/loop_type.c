@@ -672,7 +672,7 @@ static PyMethodDef loop_methods[] = {
     {"get_debug", loop_get_debug, METH_NOARGS, NULL},
     {"_check_closed", loop_check_closed, METH_NOARGS, NULL},
     {"_write_to_self", loop_write_to_self, METH_NOARGS, NULL},
-    {"_run", pyl_loop_run, METH_NOARGS, NULL},
+    {"_run", pyl_loop_run, METH_O, NULL},
     {"_shut", loop_py_shut, METH_NOARGS, NULL},
     {"_spawn", FAST(pyl_loop_py_spawn), METH_FASTCALL, NULL},
     {"_end_spawning", loop_end_spawning, METH_NOARGS, NULL},

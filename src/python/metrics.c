@@ -25,8 +25,7 @@ pyl_metrics_note_turn(struct pyl_loop_metrics *metrics, struct pyl_worker *worke
     pyl_duration_note(&metrics->turns, busy_ns);
     uint64_t count = run - metrics->run_before;
     if (count > 0) {
-        unsigned bucket = pyl_duration_bucket(busy_ns / (int64_t)count);
-        pyl_counter_add(&metrics->callbacks.buckets[bucket], count);
+        pyl_duration_note_many(&metrics->callbacks, busy_ns / (int64_t)count, count);
     }
 }
 
@@ -56,9 +55,18 @@ put_counters(PyObject *dict, const struct counter_row *rows, size_t count)
     return 0;
 }
 
-/* A tuple of counts, see base/counter.h. */
+/* A wait gives the GIL (or the thread state) away and takes it back, unless the worker lingered. */
 static PyObject *
-histogram(const struct pyl_duration_histogram *source)
+gil_acquisitions(const struct pyl_worker *worker)
+{
+    uint64_t lingered =
+        pyl_counter_read(&worker->stats.lingered); /* first: never more than parks */
+    return PyLong_FromUnsignedLongLong(pyl_counter_read(&worker->stats.parks) - lingered);
+}
+
+/* dict[name] = a tuple of counts, see base/counter.h, dict[name_ns] = the sum. 0 or -1. */
+static int
+put_histogram(PyObject *dict, const char *name, const struct pyl_duration_histogram *source)
 {
     PyObject *tuple = PyTuple_New(PYL_DURATION_BUCKETS);
     for (Py_ssize_t i = 0; tuple != NULL && i < PYL_DURATION_BUCKETS; i++) {
@@ -69,7 +77,12 @@ histogram(const struct pyl_duration_histogram *source)
         }
         PyTuple_SET_ITEM(tuple, i, value);
     }
-    return tuple;
+    if (put(dict, name, tuple) < 0) {
+        return -1;
+    }
+    char sum_name[64];
+    snprintf(sum_name, sizeof(sum_name), "%s_ns", name);
+    return put(dict, sum_name, PyLong_FromUnsignedLongLong(pyl_counter_read(&source->sum_ns)));
 }
 
 static int
@@ -80,6 +93,7 @@ put_worker(PyObject *dict, struct pyl_loop *loop)
         {"turns", &worker->stats.turns},
         {"callbacks", &worker->stats.jobs},
         {"parks", &worker->stats.parks},
+        {"lingered", &worker->stats.lingered},
         {"wakes_written", &worker->stats.wakes_written},
         {"wakes_suppressed", &worker->stats.wakes_suppressed},
         {"waits", &worker->reactor.stats.waits},
@@ -88,15 +102,14 @@ put_worker(PyObject *dict, struct pyl_loop *loop)
         {"enters", &worker->reactor.stats.enters},
         {"rearms", &worker->reactor.stats.rearms},
         {"starvations", &worker->reactor.stats.starvations},
-        /* A wait gives the GIL (or the thread state) away and takes it back. */
-        {"gil_acquisitions", &worker->stats.parks},
     };
     if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {
         return -1;
     }
-    return put(dict, "turn_durations", histogram(&loop->metrics.turns)) < 0 ||
-                   put(dict, "callback_durations", histogram(&loop->metrics.callbacks)) < 0 ||
-                   put(dict, "gil_waits", histogram(&loop->metrics.gil_waits)) < 0
+    return put(dict, "gil_acquisitions", gil_acquisitions(worker)) < 0 ||
+                   put_histogram(dict, "turn_durations", &loop->metrics.turns) < 0 ||
+                   put_histogram(dict, "callback_durations", &loop->metrics.callbacks) < 0 ||
+                   put_histogram(dict, "gil_waits", &loop->metrics.gil_waits) < 0
                ? -1
                : 0;
 }
@@ -122,7 +135,7 @@ put_lane(PyObject *dict, struct pyl_loop *loop)
     }
     uint32_t depth = atomic_load_explicit(&runtime->injector.depth, memory_order_relaxed);
     return put(dict, "injector_depth", PyLong_FromUnsignedLong(depth)) < 0 ||
-                   put(dict, "queue_delays", histogram(&lane->stats.queue_delay)) < 0
+                   put_histogram(dict, "queue_delays", &lane->stats.queue_delay) < 0
                ? -1
                : 0;
 }

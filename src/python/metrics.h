@@ -41,12 +41,19 @@ pyl_metrics_turn(struct pyl_loop_metrics *metrics, struct pyl_worker *worker)
     }
 }
 
+/* Whether to time the attaching after this wait. */
+static inline bool
+pyl_metrics_is_sampled_wait(const struct pyl_worker *worker)
+{
+    uint64_t parks = pyl_counter_read(&worker->stats.parks);
+    return (parks & (PYL_METRICS_SAMPLE - 1)) == 0;
+}
+
 /* Before attaching after a wait; to be handed to the other. */
 static inline int64_t
 pyl_metrics_gil_begin(const struct pyl_worker *worker)
 {
-    uint64_t parks = pyl_counter_read(&worker->stats.parks);
-    return (parks & (PYL_METRICS_SAMPLE - 1)) == 0 ? pyl_clock_now_ns() : 0;
+    return pyl_metrics_is_sampled_wait(worker) ? pyl_clock_now_ns() : 0;
 }
 
 static inline void

@@ -132,6 +132,26 @@ wait_timeout(struct pyl_worker *worker, bool may_block)
     return left > 0 ? left : 0;
 }
 
+/* The first part of a sleep, with the embedder's lock. True: the sleep is over, *ret_rc is its
+ * result; else *timeout_ns is what remains of it. */
+static bool
+linger(struct pyl_worker *worker, int64_t *timeout_ns, int *ret_rc)
+{
+    int64_t linger_ns =
+        worker->hooks.linger != NULL ? worker->hooks.linger(worker, worker->hooks.user) : 0;
+    if (PYL_LIKELY(linger_ns <= 0)) {
+        return false;
+    }
+    bool is_all = *timeout_ns >= 0 && *timeout_ns <= linger_ns;
+    *ret_rc = pyl_reactor_wait(&worker->reactor, is_all ? *timeout_ns : linger_ns);
+    if (*timeout_ns > 0) {
+        *timeout_ns -= is_all ? *timeout_ns : linger_ns;
+    }
+    /* A poster that comes after this look finds SLEEPING and wakes the wait that follows. */
+    return is_all || *ret_rc < 0 || pyl_reactor_has_events(&worker->reactor) ||
+           atomic_load_explicit(&worker->park, memory_order_relaxed) != PYL_WORKER_SLEEPING;
+}
+
 /* The sleeper's side of the park protocol. */
 static int
 park(struct pyl_worker *worker, int64_t timeout_ns)
@@ -146,10 +166,17 @@ park(struct pyl_worker *worker, int64_t timeout_ns)
     }
     pyl_counter_add(&worker->stats.parks, 1);
     pyl_worker_pause(worker);
+    int rc;
+    if (linger(worker, &timeout_ns, &rc)) {
+        pyl_counter_add(&worker->stats.lingered, 1);
+        become_running(worker);
+        drain_inbox(worker);
+        return rc;
+    }
     if (worker->hooks.before_wait != NULL) {
         worker->hooks.before_wait(worker, worker->hooks.user);
     }
-    int rc = pyl_reactor_wait(&worker->reactor, timeout_ns);
+    rc = pyl_reactor_wait(&worker->reactor, timeout_ns);
     /* RUNNING first, then the inbox: a push that this drain misses finds RUNNING or a sleeper. */
     become_running(worker);
     if (worker->hooks.after_wait != NULL) {

@@ -20,8 +20,10 @@ struct pyl_worker;
 
 /* Around every wait that may block, so that the embedder can give away its lock (the GIL).
  * after_wait also runs after an interrupted wait: the place to look for signals. Never called for a
- * poll. */
+ * poll. `linger`, if any, returns for how long such a wait may first block without the two, in
+ * nanoseconds; when something happens meanwhile they are not called. */
 struct pyl_worker_hooks {
+    int64_t (*linger)(struct pyl_worker *worker, void *user);
     void (*before_wait)(struct pyl_worker *worker, void *user);
     void (*after_wait)(struct pyl_worker *worker, void *user);
     void *user;
@@ -32,6 +34,7 @@ struct pyl_worker_stats {
     _Atomic uint64_t turns;
     _Atomic uint64_t jobs;
     _Atomic uint64_t parks;         /* waits that were allowed to block */
+    _Atomic uint64_t lingered;      /* those that ended before the hooks were called */
     _Atomic uint64_t wakes_written; /* by any thread */
     _Atomic uint64_t
         wakes_suppressed; /* by any thread: posts that found the worker awake or notified */

@@ -1,7 +1,11 @@
 """loop.metrics(), and with it what issue 5 promises of wake-ups and fairness."""
 
 import asyncio
+import concurrent.futures
+import gc
+import itertools
 import os
+import re
 import socket
 import threading
 import time
@@ -41,7 +45,7 @@ def test_counts_what_happened(loop, run):
         assert grown["callbacks"] >= 110
         assert grown["events"] >= 10
         assert grown["parks"] >= 1
-        assert grown["gil_acquisitions"] == grown["parks"]
+        assert grown["gil_acquisitions"] == grown["parks"] - grown["lingered"]
         assert grown["waits"] >= grown["parks"]
         assert sum(after["turn_durations"]) - sum(before["turn_durations"]) in range(
             grown["turns"] // 8 - 1, grown["turns"] // 8 + 2)
@@ -148,3 +152,128 @@ def test_io_is_served_while_callbacks_circulate(loop):
     # io_uring hears of a ready descriptor by its next look at the ring.
     assert [b for _, b in answers] == [b"x"] * 3
     assert all(turn - written <= 1 for (turn, _), written in zip(answers, (2, 4, 6), strict=True)), answers
+
+
+# ---- pyloop.metrics
+
+
+def parse(text):
+    """{metric: (type, {(sample, labels): value})} of Prometheus' text format 0.0.4; nothing else is allowed."""
+    families, name = {}, None
+    assert text.endswith("\n")
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            name = line.split()[2]
+            assert name not in families and len(line.split()) > 3
+        elif line.startswith("# TYPE "):
+            assert line.split()[2] == name
+            families[name] = (line.split()[3], {})
+        else:
+            sample, labels, value = re.fullmatch(r'([a-z_]+)(?:\{((?:[a-z]+="[^"\\]*",?)*)\})? (\S+)', line).groups()
+            kind, samples = families[name]
+            ends = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+            assert sample in [name + end for end in ends]
+            key = sample, frozenset(re.findall(r'([a-z]+)="([^"]*)"', labels or ""))
+            assert key not in samples, "twice"
+            samples[key] = float(value)
+    return families
+
+
+def numbers():
+    return [loop["loop"] for loop in pyloop.metrics.snapshot()]
+
+
+def test_snapshot_has_the_open_loops(new_loop, backend):
+    before = numbers()
+    first, second = new_loop(), new_loop()
+    first.run_until_complete(asyncio.sleep(0))
+    found = pyloop.metrics.snapshot()
+    assert numbers()[:-2] == before == sorted(before)
+    assert [loop["backend"] for loop in found[-2:]] == [backend, backend]
+    assert found[-2]["workers"][0]["turns"] > 0 == found[-1]["workers"][0]["turns"]
+    first.close()
+    assert numbers() == [*before, found[-1]["loop"]]
+    second.close()
+    assert numbers() == before
+
+
+def test_snapshot_keeps_no_loop_alive(backend):
+    before = numbers()
+    loop = pyloop.Loop(backend=backend)
+    with pytest.warns(ResourceWarning):
+        del loop
+        gc.collect()
+    assert numbers() == before
+
+
+def test_prometheus_says_what_metrics_say(new_loop, backend):
+    loop = new_loop()
+
+    async def main():
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+
+    loop.run_until_complete(main())
+    (found,) = [one for one in pyloop.metrics.snapshot() if one["loop"] == numbers()[-1]]
+    families = parse(pyloop.metrics.prometheus([found]))
+    (worker,) = found["workers"]
+    labels = frozenset({("loop", str(found["loop"])), ("backend", backend), ("worker", "0")})
+    assert families["pyloop_loops"] == ("gauge", {("pyloop_loops", frozenset()): 1})
+    for key, value in worker.items():
+        if isinstance(value, int) and not key.endswith("_ns"):
+            assert families.pop(f"pyloop_{key}_total") == ("counter", {(f"pyloop_{key}_total", labels): value})
+    for key, name in (("turn_durations", "turn_duration"), ("callback_durations", "callback_duration"),
+                      ("gil_waits", "gil_wait")):
+        name = f"pyloop_{name}_seconds"
+        kind, samples = families.pop(name)
+        assert kind == "histogram"
+        assert samples[f"{name}_count", labels] == sum(worker[key])
+        assert samples[f"{name}_sum", labels] == pytest.approx(worker[f"{key}_ns"] / 1e9)
+        buckets = sorted((float(dict(found)["le"]), value) for (sample, found), value in samples.items()
+                         if sample == f"{name}_bucket")
+        assert buckets[0] == (1.024e-6, worker[key][0]) and buckets[-1] == (float("inf"), sum(worker[key]))
+        assert [value for _, value in buckets] == list(itertools.accumulate(worker[key]))
+    assert list(families) == ["pyloop_loops"]
+    turn_ns = worker["turn_durations_ns"]
+    assert 0 < turn_ns < 10e9
+    assert worker["callback_durations_ns"] <= turn_ns
+
+
+def test_prometheus_in_parallel_mode(backend):
+    async def main():
+        await asyncio.gather(*[pyloop.spawn(asyncio.sleep(0)) for _ in range(20)])
+        return numbers()[-1], pyloop.metrics.prometheus()
+
+    number, text = pyloop.run(main(), parallel=True, workers=2, backend=backend)
+    families = parse(text)
+    ended = {dict(labels)["worker"]: value for (_, labels), value in families["pyloop_strands_ended_total"][1].items()
+             if dict(labels)["loop"] == str(number)}
+    assert sorted(ended) == ["0", "1"] and sum(ended.values()) == 20
+    assert families["pyloop_queue_delay_seconds"][0] == "histogram"
+    assert families["pyloop_injector_depth"][0] == "gauge"
+
+
+def test_prometheus_without_a_loop():
+    assert parse(pyloop.metrics.prometheus([])) == {"pyloop_loops": ("gauge", {("pyloop_loops", frozenset()): 0})}
+
+
+def test_snapshots_while_loops_come_and_go(backend):
+    is_ended = False
+
+    def look():
+        while not is_ended:
+            parse(pyloop.metrics.prometheus())
+
+    def come_and_go():
+        for _ in range(20):
+            pyloop.run(asyncio.sleep(0), backend=backend)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        looking = pool.submit(look)
+        try:
+            for working in [pool.submit(come_and_go) for _ in range(3)]:
+                working.result()
+        finally:
+            is_ended = True
+        looking.result()

@@ -21,6 +21,7 @@ async def main() -> int:
 
 
 result: int = pyloop.run(main(), backend="epoll")
+page: str = pyloop.metrics.prometheus(pyloop.metrics.snapshot())
 same: int = pyloop.run(main(), loop_factory=pyloop.new_event_loop)
 with asyncio.Runner(loop_factory=lambda: pyloop.new_event_loop(native_tasks=False)) as runner:
     other: int = runner.run(main())

@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from .. import _core, _runner
+from .._loop import check_switch_interval
 from .._watchdog import check_limit
 from . import load, logs, serving
 
@@ -110,6 +111,9 @@ def make_parser():
     add("--timeout-graceful-shutdown", default=None, type=_positive(float), metavar="SECONDS")
     add("--watchdog", default=None, type=_positive(float), metavar="SECONDS",
         help="report what blocks the loop for longer, with its stack; default: PYLOOP_WATCHDOG, or never")  # fmt: skip
+    add("--switch-interval", default=None, type=_positive(float), metavar="SECONDS",
+        help="sys.setswitchinterval() while the server runs: what it waits for the GIL beside a thread that computes; "
+        "default: PYLOOP_SWITCH_INTERVAL, or the interpreter's")  # fmt: skip
     add("--workers", default=1, type=_positive(int, zero=False), help="only 1; see --parallel")
     add("--version", action="version", version=f"pyloop {_core.__version__}")
     for name, count in _IGNORED.items():
@@ -206,7 +210,8 @@ def main(argv=None):
     if arguments.threads is not None and arguments.threads > 64:
         parser.error(f"argument --threads: at most 64, not {arguments.threads}")
     try:
-        loop_options = {"backend": arguments.backend, "watchdog": check_limit(arguments.watchdog)}
+        loop_options = {"backend": arguments.backend, "watchdog": check_limit(arguments.watchdog),
+                        "switch_interval": check_switch_interval(arguments.switch_interval)}
     except ValueError as error:
         parser.error(str(error))
     if arguments.parallel:

@@ -35,4 +35,16 @@ Test(counter, note_counts_once)
     for (unsigned i = 0; i < PYL_DURATION_BUCKETS; i++) {
         cr_assert_eq(pyl_counter_read(&histogram.buckets[i]), i == 2);
     }
+    cr_assert_eq(pyl_counter_read(&histogram.sum_ns), 2048);
+}
+
+/* Goal: many of a kind count in one bucket and add up; a negative duration adds nothing. */
+Test(counter, notes_add_up)
+{
+    struct pyl_duration_histogram histogram = {0};
+    pyl_duration_note_many(&histogram, 5000, 3);
+    pyl_duration_note(&histogram, -1);
+    cr_assert_eq(pyl_counter_read(&histogram.buckets[3]), 3);
+    cr_assert_eq(pyl_counter_read(&histogram.buckets[0]), 1);
+    cr_assert_eq(pyl_counter_read(&histogram.sum_ns), 15000);
 }

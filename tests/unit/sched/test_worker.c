@@ -363,6 +363,73 @@ Test(park, signal_handler_may_post)
     EXPECT_TRACE(1);
 }
 
+/* ---- lingering ---- */
+
+static int64_t linger_ns;
+
+static int64_t
+linger(struct pyl_worker *unused, void *user)
+{
+    atomic_store(&is_parked, true);
+    return linger_ns;
+}
+
+static void
+open_that_lingers(void)
+{
+    struct pyl_worker_hooks hooks = {
+        .linger = linger,
+        .before_wait = before_wait,
+        .after_wait = after_wait,
+        .user = &before_count,
+    };
+    fixture_open_with_hooks(&worker, &hooks);
+}
+
+TestSuite(linger, .init = open_that_lingers, .fini = close_worker);
+
+/* Goal: what happens while the worker lingers ends the wait, and the hooks are not called. */
+Test(linger, an_event_spares_the_hooks)
+{
+    struct alarm alarm;
+    linger_ns = 10 * PYL_NS_PER_S;
+    start_alarm(&alarm, 1, pyl_clock_now_ns() + 5 * PYL_NS_PER_MS);
+    fixture_turn_until(&worker, &alarm.has_fired);
+    cr_assert_eq(before_count, 0);
+    cr_assert_eq(after_count, 0);
+    cr_assert_geq(atomic_load(&worker.stats.parks), 1);
+    cr_assert_eq(atomic_load(&worker.stats.lingered), atomic_load(&worker.stats.parks));
+}
+
+/* Goal: a post from another thread finds the lingering worker asleep. */
+Test(linger, a_remote_post_ends_it)
+{
+    pthread_t thread;
+    struct step step = STEP(1);
+    linger_ns = 10 * PYL_NS_PER_S;
+    cr_assert_eq(pthread_create(&thread, NULL, post_when_parked, &step.job), 0);
+    cr_assert_eq(pyl_worker_turn(&worker, true), 0);
+    EXPECT_TRACE(1);
+    pthread_join(thread, NULL);
+    cr_assert_eq(before_count, 0);
+    cr_assert_eq(atomic_load(&worker.stats.wakes_written), 1);
+}
+
+/* Goal: a wait that outlasts the lingering goes on with the hooks, for what remains of it. */
+Test(linger, a_long_wait_calls_the_hooks)
+{
+    struct alarm alarm;
+    linger_ns = PYL_NS_PER_MS;
+    int64_t deadline_ns = pyl_clock_now_ns() + 20 * PYL_NS_PER_MS;
+    start_alarm(&alarm, 1, deadline_ns);
+    cr_assert_eq(pyl_worker_turn(&worker, true), 0);
+    cr_assert_eq(before_count, 1);
+    cr_assert_eq(after_count, 1);
+    cr_assert_eq(atomic_load(&worker.stats.lingered), 0);
+    fixture_turn_until(&worker, &alarm.has_fired);
+    cr_assert_geq(pyl_clock_now_ns(), deadline_ns);
+}
+
 /* ---- events and the end ---- */
 
 struct watch {
