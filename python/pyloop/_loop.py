@@ -18,15 +18,16 @@ from ._unix import UnixMixin, forget_wakeup_fd
 from ._watchdog import Watchdog, check_limit
 
 
-open_loops = {}
-"""Weak references to the loops of the process by number, without the views of other threads. Each operation on it is
-atomic: a loop may die in any thread."""
+known_loops = {}
+"""Weak references to the loops of the process, closed or not, by number, without the views of other threads. Each
+operation on it is atomic: a loop may die in any thread."""
 _numbers = itertools.count(1)
 
 
 def _register(loop):
-    number = loop._number = next(_numbers)
-    open_loops[number] = weakref.ref(loop, lambda _: open_loops.pop(number, None))
+    number = next(_numbers)
+    known = known_loops  # when the interpreter ends the module may be gone before the loop
+    known[number] = weakref.ref(loop, lambda _: known.pop(number, None))
 
 
 def check_switch_interval(interval):
@@ -55,7 +56,6 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
 
     _switch_interval = None
     _old_switch_interval = None
-    _number = None
     _first_view = None  # in parallel mode the loop that the program made
     _watchdog = None
 
@@ -122,7 +122,6 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
             raise RuntimeError("a parallel loop cannot be closed by one of its own threads")
         if self._watchdog is not None:
             self._watchdog.stop()
-        open_loops.pop(self._number, None)
         self._close_view()
         self._shut()
         for view in self._other_views:

@@ -52,13 +52,13 @@ def snapshot():
     Each has the number of its loop as `loop`: 1 for the first loop that the process has made, and never used again.
     """
     found = []
-    for number, ref in sorted(_loop.open_loops.copy().items()):
+    for number, ref in sorted(_loop.known_loops.copy().items()):
         loop = ref()
         if loop is None:
             continue
         try:
             found.append({"loop": number, **loop.metrics()})
-        except RuntimeError:  # closed meanwhile, or made before fork()
+        except RuntimeError:  # closed, or made before fork()
             continue
     return found
 
