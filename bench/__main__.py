@@ -24,6 +24,7 @@ from bench.common import (
 from bench.echo import run as echo
 from bench.http import run as http
 from bench.http import servers as http_servers
+from bench.ioworker import run as ioworker
 from bench.micro import run as micro
 from bench.native import run as native
 from bench.neighbour import run as neighbour
@@ -42,11 +43,12 @@ SUITES = {
     "start": (start.run, start.BASELINE),
     "neighbour": (neighbour.run, neighbour.BASELINE),
     "parallel": (parallel.run, parallel.BASELINE),
+    "ioworker": (ioworker.run, ioworker.BASELINE),
 }
 SHARES = {"http": 0.26, "echo": 0.38, "micro": 0.08, "native": 0.04, "sweep": 0.08,
           "servers": 0.12, "start": 0.02, "neighbour": 0.02}  # fmt: skip
-"""The suites of `all`, and how a time limit is divided among them. `parallel` is not one: it needs
-a free-threaded interpreter."""
+"""The suites of `all`, and how a time limit is divided among them. Not among them: `parallel`,
+which needs a free-threaded interpreter, and `ioworker`, which answers a question of design."""
 ALL_MINUTES = 28.0
 LEAST_MINUTES = 0.1  # what is left where suites before took too long
 LIMITED_SECONDS = 0.25  # the default window where time is limited

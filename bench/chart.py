@@ -14,7 +14,7 @@ from bench.report import COLUMNS
 
 METRICS = {"http": "requests_per_s", "echo": "messages_per_s", "sweep": "messages_per_s",
            "servers": "messages_per_s", "micro": "ns", "native": "ns", "start": "ms",
-           "parallel": "ops_2", "neighbour": "beside_per_s"}  # fmt: skip
+           "parallel": "ops_2", "ioworker": "messages_per_s", "neighbour": "beside_per_s"}  # fmt: skip
 IDLE_METRIC = "rss_per_idle"
 SMALLER_IS_BETTER = "smaller is better"
 LARGER_IS_BETTER = "larger is better"

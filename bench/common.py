@@ -151,6 +151,23 @@ def compile_c(sources: list[Path], binary: Path, options: Iterable[str] = ()) ->
     return binary
 
 
+_ASK_PYTHON = """
+import sysconfig, pyloop
+print(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include"), pyloop.get_include(), sep="\\n")
+"""
+
+
+def build_extension(name: str, python: str) -> Path:
+    """Compiles bench/c/NAME.c as the module bench_NAME for the interpreter; the folder it is in."""
+    suffix, *includes = run_python(["-c", _ASK_PYTHON], python).split("\n")[:3]
+    folder = C_BINARIES / f"{name}{suffix}"
+    flags = ["-shared", "-fPIC", "-pthread", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+    for include in includes:
+        flags += ["-isystem", include]
+    compile_c([C_SOURCES / f"{name}.c"], folder / f"bench_{name}{suffix}", flags)
+    return folder
+
+
 # --- processes ----------------------------------------------------------------------------------
 
 
@@ -166,12 +183,12 @@ def free_port() -> int:
 
 
 class Server:
-    """A server under test on its core. Use as a context manager."""
+    """A server under test on its core or cores. Use as a context manager."""
 
-    def __init__(self, argv: list[str], core: int, env: dict[str, str] | None = None,
+    def __init__(self, argv: list[str], cores: int | set[int], env: dict[str, str] | None = None,
                  stdin: int = subprocess.DEVNULL, pass_fds: tuple[int, ...] = ()):  # fmt: skip
         self._log = tempfile.TemporaryFile()
-        self._core = core
+        self._cores = {cores} if isinstance(cores, int) else cores
         self.process = subprocess.Popen(
             argv,
             cwd=ROOT,
@@ -184,7 +201,7 @@ class Server:
         )
 
     def _in_child(self) -> None:
-        os.sched_setaffinity(0, {self._core})
+        os.sched_setaffinity(0, self._cores)
         raise_fd_limit()
 
     def __enter__(self) -> Server:

@@ -54,6 +54,7 @@ COLUMNS = {
     "echo": _LOAD_COLUMNS,
     "sweep": _LOAD_COLUMNS,
     "servers": _LOAD_COLUMNS,
+    "ioworker": _LOAD_COLUMNS,
     "micro": _OPERATION_COLUMNS,
     "native": _OPERATION_COLUMNS,
     "parallel": (
@@ -88,7 +89,7 @@ PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
            "servers": ("user_instr", "cpu_ns", "messages_per_s"),
            "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"), "native": ("cpu_ns", "ns"),
            "start": ("ms",), "neighbour": ("beside_per_s", "beside_p99_us"),
-           "parallel": ("ops_2", "scaling")}  # fmt: skip
+           "parallel": ("ops_2", "scaling"), "ioworker": ("messages_per_s", "cpu_ns")}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 
 

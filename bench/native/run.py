@@ -14,17 +14,15 @@ from pathlib import Path
 
 from bench.common import (
     C_BINARIES,
-    C_SOURCES,
     LOOPS,
     ROOT,
     BenchError,
     Plan,
     Sample,
+    build_extension,
     chosen,
-    compile_c,
     interleave,
     loop_problem,
-    run_python,
     say,
 )
 from bench.micro import run as micro
@@ -37,23 +35,6 @@ TOKIO_SOURCE = ROOT / "bench" / "native" / "tokio"
 CARGO_SECONDS = 600
 QUICK_CASES = ("call", "task", "promise")
 BY_NAME = {case.__name__: case for case in cases.MAIN}
-
-ASK_PYTHON = """
-import sysconfig, pyloop
-print(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include"), pyloop.get_include(), sep="\\n")
-"""
-
-
-def build_extension(python: str) -> Path:
-    """Compiles bench/c/native.c for the interpreter; the folder it is in."""
-    suffix, *includes = run_python(["-c", ASK_PYTHON], python).split("\n")[:3]
-    folder = C_BINARIES / f"native{suffix}"
-    target = folder / f"bench_native{suffix}"
-    flags = ["-shared", "-fPIC", "-pthread", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
-    for include in includes:
-        flags += ["-isystem", include]
-    compile_c([C_SOURCES / "native.c"], target, flags)
-    return folder
 
 
 def build_tokio(python: str, folder: Path) -> str | None:
@@ -91,7 +72,7 @@ def run(plan: Plan) -> list[Sample]:
     for case in wanted:
         if case not in BY_NAME:
             raise BenchError(f"unknown case {case!r}: {', '.join(BY_NAME)}")
-    folder = build_extension(plan.python)
+    folder = build_extension("native", plan.python)
     has_tokio = not plan.variants or set(TOKIO) & set(plan.variants)
     tokio_problem = build_tokio(plan.python, folder) if has_tokio and not plan.quick else "not asked for"
 

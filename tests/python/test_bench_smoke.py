@@ -17,6 +17,7 @@ from bench import chart, common, report, targets  # noqa: E402
 from bench.__main__ import SHARES, SUITES, command_line, parse, plan_of_all  # noqa: E402
 from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
+from bench.ioworker import run as ioworker  # noqa: E402
 from bench.neighbour import run as neighbour  # noqa: E402
 from bench.servers import programs, ws_load  # noqa: E402
 from bench.sweep import run as sweep  # noqa: E402
@@ -218,7 +219,7 @@ def test_cases_of_all_name_their_suite():
     assert plan_of_all("http", options, cores, 10.0) is None
     with pytest.raises(common.BenchError, match="have their suite before them"):
         plan_of_all("echo", parse(["all", "--cases", "protocol/1KiB/1"]), cores, 10.0)
-    assert abs(sum(SHARES.values()) - 1) < 1e-9 and SHARES.keys() == SUITES.keys() - {"parallel"}
+    assert abs(sum(SHARES.values()) - 1) < 1e-9 and SHARES.keys() == SUITES.keys() - {"parallel", "ioworker"}
 
 
 def test_every_case_name_is_understood():
@@ -259,6 +260,16 @@ def test_a_neighbour_spins_only_in_the_second_window(case):
     metrics = neighbour.measure("pyloop-epoll", case, plan).metrics
     assert metrics["kept"] == metrics["beside_per_s"] / metrics["messages_per_s"]
     assert metrics["neighbour"] > 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("variant", ioworker.VARIANTS)
+def test_an_io_worker_answers_as_an_inline_server_does(variant):
+    plan = common.Plan(quick=True)
+    for case in ("small/64", "large/1"):
+        with ioworker.serving(variant, case, plan) as (server, load):
+            assert load.count(200)["messages"] == 200
+        assert server.process.returncode == 0, server.log_tail()
 
 
 @pytest.mark.parametrize("kind", ["aiohttp", "websockets"])

@@ -1,0 +1,1 @@
+"""One Python worker with an I/O worker beside it, against all of it in one thread."""
