@@ -72,10 +72,18 @@ can_deliver(const struct pyl_stream *stream)
            !stream->worker->is_closing;
 }
 
+/* Bytes first up to size are not delivered yet. */
+struct pyl_held {
+    size_t first;
+    size_t size;
+    size_t capacity;
+    uint8_t data[];
+};
+
 static size_t
 held_left(const struct pyl_stream *stream)
 {
-    return stream->held_size - stream->held_first;
+    return stream->held != NULL ? stream->held->size - stream->held->first : 0;
 }
 
 static void
@@ -83,30 +91,32 @@ free_held(struct pyl_stream *stream)
 {
     pyl_free(stream->held);
     stream->held = NULL;
-    stream->held_first = 0;
-    stream->held_size = 0;
-    stream->held_capacity = 0;
 }
 
 /* Copies what the owner does not want yet. */
 static void
 hold(struct pyl_stream *stream, const uint8_t *data, size_t size)
 {
-    if (stream->held_capacity - stream->held_size < size) {
-        size_t capacity = stream->held_capacity * 2;
-        if (capacity < stream->held_size + size) {
-            capacity = stream->held_size + size;
+    struct pyl_held *held = stream->held;
+    size_t held_size = held != NULL ? held->size : 0;
+    if (held == NULL || held->capacity - held_size < size) {
+        size_t capacity = held != NULL ? held->capacity * 2 : 0;
+        if (capacity < held_size + size) {
+            capacity = held_size + size;
         }
-        uint8_t *grown = pyl_realloc(stream->held, capacity);
-        if (grown == NULL) {
+        held = pyl_realloc(held, sizeof(*held) + capacity);
+        if (held == NULL) {
             pyl_stream_fail(stream, -ENOMEM);
             return;
         }
-        stream->held = grown;
-        stream->held_capacity = capacity;
+        if (stream->held == NULL) {
+            held->first = 0;
+        }
+        held->capacity = capacity;
+        stream->held = held;
     }
-    memcpy(stream->held + stream->held_size, data, size);
-    stream->held_size += size;
+    memcpy(held->data + held_size, data, size);
+    held->size = held_size + size;
 }
 
 /* Asks the owner for memory. Returns its size, or 0 when nothing is to be read now. */
@@ -183,22 +193,15 @@ deliver_held(struct pyl_stream *stream)
 {
     while (held_left(stream) > 0 && can_deliver(stream)) {
         /* Detached: a callback may dispose of nothing, but new data may be held meanwhile. */
-        uint8_t *data = stream->held;
-        size_t first = stream->held_first;
-        size_t size = held_left(stream);
-        size_t capacity = stream->held_capacity;
+        struct pyl_held *held = stream->held;
         stream->held = NULL;
-        stream->held_first = stream->held_size = stream->held_capacity = 0;
-        size_t taken = deliver(stream, data + first, size);
-        if (taken == size || stream->state >= PYL_STREAM_CLOSING) {
-            pyl_free(data);
+        held->first += deliver(stream, held->data + held->first, held->size - held->first);
+        if (held->first == held->size || stream->state >= PYL_STREAM_CLOSING) {
+            pyl_free(held);
             continue;
         }
         PYL_CHECK(stream->held == NULL); /* nothing is dispatched inside a callback */
-        stream->held = data;
-        stream->held_first = first + taken;
-        stream->held_size = first + size;
-        stream->held_capacity = capacity;
+        stream->held = held;
     }
     deliver_end(stream);
 }

@@ -68,10 +68,12 @@ struct pyl_write {
     void *owner;
 };
 
-enum { PYL_STREAM_INLINE_WRITES = 4 };
+enum { PYL_STREAM_INLINE_WRITES = 2 };
 
 /* A SEND op and what it refers to. */
 struct pyl_send;
+/* Data that arrived while the owner did not read. */
+struct pyl_held;
 
 /* How reading ended; told to the owner behind the data that came before. */
 enum pyl_stream_read_end { PYL_READ_GOES_ON, PYL_READ_EOF, PYL_READ_FAILED };
@@ -100,11 +102,7 @@ struct pyl_stream {
     struct pyl_op read_op;
     struct pyl_job flush_job; /* end of turn: sends, adapts the read op to what is wanted */
     struct pyl_job event_job; /* held data, errors, the end: what must not run inside a call */
-    /* Data that arrived while the owner did not read: [held_first, held_size) of `held`. */
-    uint8_t *held;
-    size_t held_first;
-    size_t held_size;
-    size_t held_capacity;
+    struct pyl_held *held;    /* NULL: nothing */
     /* Ring of queued writes, a power of two of slots; the first is sent up to first_sent. */
     struct pyl_write *writes;
     uint32_t write_first;

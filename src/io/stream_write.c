@@ -24,7 +24,8 @@ enum {
 struct pyl_send {
     struct pyl_op op;
     struct pyl_stream *stream;
-    struct iovec iov[]; /* the op's message is these; their bytes are the queue's */
+    struct msghdr message;
+    struct iovec iov[]; /* their bytes are the queue's */
 };
 
 static void send_complete(struct pyl_op *op, const struct pyl_event *event);
@@ -56,11 +57,11 @@ write_at(const struct pyl_stream *stream, uint32_t index)
     return &stream->writes[(stream->write_first + index) & (stream->write_capacity - 1)];
 }
 
-/* Doubles the ring. Returns 0 or -ENOMEM. */
+/* Returns 0 or -ENOMEM. */
 static int
 grow_ring(struct pyl_stream *stream)
 {
-    uint32_t capacity = stream->write_capacity * 2;
+    uint32_t capacity = stream->write_capacity * 4;
     if (capacity < stream->write_capacity) {
         return -ENOMEM;
     }
@@ -132,6 +133,7 @@ pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size, void 
         stream->worker->flushes_wanted++;
         pyl_stream_queue_flush(stream);
     }
+    pyl_worker_note_unsent(stream->worker, size);
     return 0;
 }
 
@@ -215,7 +217,8 @@ submit_send(struct pyl_stream *stream)
     int count = fill_vectors(stream, send->iov, (int)capacity, &size);
     send->stream = stream;
     send->op = (struct pyl_op){.on_complete = send_complete, .fd = stream->fd, .kind = PYL_OP_SEND};
-    send->op.args.send.message = (struct msghdr){.msg_iov = send->iov, .msg_iovlen = (size_t)count};
+    send->message = (struct msghdr){.msg_iov = send->iov, .msg_iovlen = (size_t)count};
+    send->op.args.send.message = &send->message;
     stream->send = send;
     pyl_reactor_submit(&stream->worker->reactor, &send->op);
 }

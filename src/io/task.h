@@ -55,6 +55,7 @@ union pyl_task_waiting {
         size_t size;
         size_t done;
         struct iovec iov;
+        struct msghdr message; /* of iov */
         pid_t pid;
     } io;
     struct pyl_timer timer;

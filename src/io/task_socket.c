@@ -123,7 +123,8 @@ submit_send(struct pyl_task *task)
     iov->iov_base = task->waiting.io.data + task->waiting.io.done;
     iov->iov_len = task->waiting.io.size - task->waiting.io.done;
     op->kind = PYL_OP_SEND;
-    op->args.send.message = (struct msghdr){.msg_iov = iov, .msg_iovlen = 1};
+    task->waiting.io.message = (struct msghdr){.msg_iov = iov, .msg_iovlen = 1};
+    op->args.send.message = &task->waiting.io.message;
     op->on_complete = on_sent;
     pyl_reactor_submit(reactor_of(task), op);
 }

@@ -12,6 +12,15 @@
 
 /* ---- protocol ---- */
 
+static void
+forget_methods(struct pyl_transport *transport)
+{
+    Py_CLEAR(transport->read_method);
+    if (transport->buffer != NULL) {
+        Py_CLEAR(transport->buffer->get_buffer);
+    }
+}
+
 int
 pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
 {
@@ -19,9 +28,9 @@ pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
     if (is_buffered < 0) {
         return -1;
     }
-    if (is_buffered && transport->read_view == NULL) {
-        transport->read_view = PyMem_Calloc(1, sizeof(*transport->read_view));
-        if (transport->read_view == NULL) {
+    if (is_buffered && transport->buffer == NULL) {
+        transport->buffer = PyMem_Calloc(1, sizeof(*transport->buffer));
+        if (transport->buffer == NULL) {
             PyErr_NoMemory();
             return -1;
         }
@@ -29,8 +38,7 @@ pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
     transport->is_buffered = is_buffered;
     transport->feeds_reader = pyl_reader_protocol_is_plain(transport->state, protocol);
     Py_XSETREF(transport->protocol, Py_NewRef(protocol));
-    Py_CLEAR(transport->read_method);
-    Py_CLEAR(transport->buffer_method);
+    forget_methods(transport);
     return 0;
 }
 
@@ -95,14 +103,15 @@ detach_from_server(struct pyl_transport *transport)
 static int
 hold_socket(struct pyl_transport *transport)
 {
-    int is_socket = PyObject_IsInstance(transport->sock, transport->state->socket_class);
+    PyObject *sock = transport->info->sock;
+    int is_socket = PyObject_IsInstance(sock, transport->state->socket_class);
     if (is_socket <= 0) {
         return is_socket;
     }
-    PyObject *count = PyObject_GetAttrString(transport->sock, "_io_refs");
+    PyObject *count = PyObject_GetAttrString(sock, "_io_refs");
     PyObject *one = PyLong_FromLong(1);
     PyObject *sum = count == NULL || one == NULL ? NULL : PyNumber_Add(count, one);
-    int status = sum == NULL ? -1 : PyObject_SetAttrString(transport->sock, "_io_refs", sum);
+    int status = sum == NULL ? -1 : PyObject_SetAttrString(sock, "_io_refs", sum);
     Py_XDECREF(count);
     Py_XDECREF(one);
     Py_XDECREF(sum);
@@ -110,15 +119,25 @@ hold_socket(struct pyl_transport *transport)
     return status;
 }
 
-static void
+/* Returns 0, or -1 with an exception. */
+static int
 take_peer(struct pyl_transport *transport)
 {
     struct pyl_sockaddr address;
-    if (pyl_socket_peer_address(transport->fd, &address) == 0 &&
-        address.u.any.sa_family != AF_UNIX && address.size <= sizeof(transport->accepted_peer)) {
-        memcpy(&transport->accepted_peer, &address.u, address.size);
-        transport->accepted_peer_size = (uint8_t)address.size;
+    if (pyl_socket_peer_address(transport->fd, &address) < 0) {
+        return 0;
     }
+    if (address.u.any.sa_family == AF_INET) {
+        transport->accepted_address = address.u.in.sin_addr;
+        transport->accepted_port = address.u.in.sin_port;
+    } else if (address.u.any.sa_family == AF_INET6) {
+        struct pyl_transport_info *info = pyl_transport_need_info(transport);
+        if (info == NULL) {
+            return -1;
+        }
+        info->accepted_peer = address.u.in6;
+    }
+    return 0;
 }
 
 /* What can fail before the fd is in anybody's table. */
@@ -129,12 +148,16 @@ prepare(struct pyl_transport *transport, PyObject *sock, const struct pyl_transp
     if (transport->context == NULL || pyl_transport_set_protocol(transport, args->protocol) < 0) {
         return -1;
     }
-    transport->given_extra = Py_XNewRef(args->extra);
-    if (sock == NULL) {
-        take_peer(transport);
-        return 0;
+    if ((args->extra != NULL || sock != NULL) && pyl_transport_need_info(transport) == NULL) {
+        return -1;
     }
-    transport->sock = Py_NewRef(sock);
+    if (args->extra != NULL) {
+        transport->info->given = Py_NewRef(args->extra);
+    }
+    if (sock == NULL) {
+        return take_peer(transport);
+    }
+    transport->info->sock = Py_NewRef(sock);
     (void)pyl_socket_set_nodelay(transport->fd); /* not every stream socket is TCP */
     return pyl_transport_ask_names(transport) < 0 ? -1 : hold_socket(transport);
 }
@@ -174,8 +197,8 @@ attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
     if (pyl_fd_table_add(&loop->fds, transport->fd, (PyObject *)transport) < 0) {
         return -1;
     }
-    pyl_stream_init(&transport->stream, loop->worker, transport->fd, transport->sock == NULL,
-                    &pyl_transport_stream_ops);
+    pyl_stream_init(&transport->stream, loop->worker, transport->fd,
+                    pyl_transport_own_socket(transport) == NULL, &pyl_transport_stream_ops);
     pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
     transport->is_lost = false;
     transport->is_closed = false;
@@ -210,7 +233,9 @@ abandon(struct pyl_transport *transport, PyObject *sock)
             Py_XDECREF(PyObject_CallMethod(sock, "_decref_socketios", NULL));
             transport->has_io_ref = false;
         }
-        Py_CLEAR(transport->sock);
+        if (transport->info != NULL) {
+            Py_CLEAR(transport->info->sock);
+        }
     }
     pyl_transport_let_go(transport);
     PyErr_SetRaisedException(exception);
@@ -353,8 +378,7 @@ pyl_transport_let_go(struct pyl_transport *transport)
         Py_CLEAR(transport->server);
     }
     Py_CLEAR(transport->protocol);
-    Py_CLEAR(transport->read_method);
-    Py_CLEAR(transport->buffer_method);
+    forget_methods(transport);
     forget_loop(transport);
 }
 
@@ -364,12 +388,13 @@ pyl_transport_end(struct pyl_transport *transport)
     Py_INCREF(transport);
     pyl_transport_keep_names(transport);
     pyl_transport_return_view(transport);
-    if (transport->sock != NULL) {
+    PyObject *sock = pyl_transport_own_socket(transport);
+    if (sock != NULL) {
         if (transport->has_io_ref) {
             transport->has_io_ref = false;
-            call_quietly(transport->sock, "_decref_socketios");
+            call_quietly(sock, "_decref_socketios");
         }
-        call_quietly(transport->sock, "close");
+        call_quietly(sock, "close");
     }
     transport->is_closed = true;
     /* The number may be somebody else's as soon as it is closed. */

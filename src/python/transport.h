@@ -21,51 +21,72 @@
 /* asyncio's defaults: constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES, _FlowControlMixin. */
 enum { PYL_LOST_WRITES_BEFORE_WARNING = 5, PYL_HIGH_WATER = 64 * 1024 };
 
+/* What few connections have, or have asked for. Under the transport's critical section. */
+struct pyl_transport_info {
+    PyObject *sock;     /* owns the fd; NULL: the stream does */
+    PyObject *given;    /* the constructor's `extra`, or NULL */
+    PyObject *trsock;   /* TransportSocket handed out, or NULL */
+    PyObject *sockname; /* NULL: not asked for yet */
+    PyObject *peername;
+    struct sockaddr_in6 accepted_peer; /* as in struct pyl_transport, IPv6; family 0: none */
+};
+
+/* What a BufferedProtocol needs. */
+struct pyl_transport_buffer {
+    PyObject *get_buffer; /* bound; NULL: not looked up */
+    Py_buffer view;       /* `obj` not NULL: lent to the stream */
+};
+
+/* An idle connection is little more than this: on builds with a GIL it just fits into 464 bytes,
+ * which makes 480 with the garbage collector's part. */
 struct pyl_transport {
     PyObject_HEAD
-    /* The slots of asyncio's _FlowControlMixin, which loop.sendfile() asks for: they must come
-     * first. Only BaseTransport's `_extra` is used: NULL until somebody reads it; then the whole
-     * dictionary, which get_extra_info() looks at first. */
-    PyObject *extra;
-    PyObject *unused_slots[4];
-    struct pyl_state *state; /* kept alive by the type */
-    struct pyl_loop *loop;   /* NULL after connection_lost */
-    PyObject *protocol;      /* NULL after connection_lost */
-    PyObject *context;       /* every call from I/O to the protocol runs in it */
-    PyObject *read_method;   /* bound data_received or buffer_updated; NULL: not looked up */
-    PyObject *buffer_method; /* bound get_buffer; NULL: not looked up */
-    Py_buffer *read_view;    /* is_buffered only; `obj` not NULL: lent to the stream */
-    PyObject *server;        /* asyncio's Server we are attached to, or NULL */
-    PyObject *sock;          /* owns the fd; NULL: the stream does */
-    PyObject *error;         /* what connection_lost gets, or NULL for None */
-    PyObject *empty_waiter;  /* future of sendfile, or NULL */
+    /* The place of the slots of asyncio's BaseTransport and _FlowControlMixin, which
+     * loop.sendfile() asks for. Nothing but these descriptors' own attributes, all of which are
+     * overridden, would see what is here. */
+    PyObject *extra; /* `_extra`: NULL until somebody reads it; then the whole dictionary, which
+                      * get_extra_info() looks at first */
+    struct pyl_loop *loop; /* NULL after connection_lost */
+    PyObject *protocol;    /* NULL after connection_lost */
+    PyObject *context;     /* every call from I/O to the protocol runs in it */
+    PyObject *server;      /* asyncio's Server we are attached to, or NULL */
 
-    PyObject *given_extra; /* the constructor's `extra`, or NULL */
-    PyObject *trsock;      /* TransportSocket handed out, or NULL */
-    PyObject *sockname;    /* NULL: not asked for yet */
-    PyObject *peername;
-    struct sockaddr_in6 accepted_peer; /* of an accepted TCP connection, taken while it was sure */
-    uint8_t accepted_peer_size;        /* 0: none */
+    struct pyl_state *state; /* kept alive by the type */
+    /* data_received or buffer_updated; NULL: not looked up. A plain method is kept as its function,
+     * to be called with the protocol before its argument, if is_read_unbound. */
+    PyObject *read_method;
+    struct pyl_transport_buffer *buffer; /* is_buffered, or was */
+    PyObject *error;                     /* what connection_lost gets, or NULL for None */
+    PyObject *empty_waiter;              /* future of sendfile, or NULL */
+    struct pyl_transport_info *info;     /* NULL: nothing; see pyl_transport_need_info() */
+
+    /* The peer of an accepted IPv4 connection, taken while it was sure; port 0: none. */
+    struct in_addr accepted_address;
+    in_port_t accepted_port;
+
+    /* Flags of one thread: the loop's. */
+    bool is_buffered : 1;     /* protocol is a BufferedProtocol */
+    bool feeds_reader : 1;    /* protocol is our streams' own: fed without a call (reader.h) */
+    bool is_read_unbound : 1; /* see read_method */
+    bool is_losing : 1;       /* connection_lost is due: the protocol hears of nothing else */
+    bool is_lost : 1;         /* connection_lost was called, or never opened */
+    bool is_closed : 1;       /* the fd is not ours any more */
+    bool is_detached : 1;     /* the loop is gone: no call may reach the stream */
+    bool is_guest : 1;        /* counted by pyl_views_count_guest() */
+    bool is_start_queued : 1; /* start_job is queued */
+    bool is_lost_due : 1;     /* the stream was lost before start_job ran */
+    bool is_in_sendfile : 1;  /* add_writer on our fd is allowed */
+    bool has_io_ref : 1;      /* sock._io_refs was raised */
+    /* The same; Python may look at them. */
+    bool is_closing;
+    bool is_paused;          /* pause_reading() */
+    bool has_sent_eof;       /* write_eof() */
+    bool is_protocol_paused; /* pause_writing() was called last */
 
     int fd;               /* stays for repr when closed */
     uint32_t lost_writes; /* asyncio's _conn_lost: 1 for the loss, and writes since closing */
     size_t high_water;
     size_t low_water;
-    bool is_buffered;  /* protocol is a BufferedProtocol */
-    bool feeds_reader; /* protocol is our streams' own: fed without a call (reader.h) */
-    bool is_closing;
-    bool is_losing;          /* connection_lost is due: the protocol hears of nothing else */
-    bool is_lost;            /* connection_lost was called, or never opened */
-    bool is_closed;          /* the fd is not ours any more */
-    bool is_detached;        /* the loop is gone: no call may reach the stream */
-    bool is_paused;          /* pause_reading() */
-    bool has_sent_eof;       /* write_eof() */
-    bool is_protocol_paused; /* pause_writing() was called last */
-    bool is_guest;           /* counted by pyl_views_count_guest() */
-    bool is_start_queued;    /* start_job is queued */
-    bool is_lost_due;        /* the stream was lost before start_job ran */
-    bool is_in_sendfile;     /* add_writer on our fd is allowed */
-    bool has_io_ref;         /* sock._io_refs was raised */
     struct pyl_job start_job;
     struct pyl_stream stream;
 
@@ -136,8 +157,8 @@ void pyl_transport_log_debug(struct pyl_transport *transport, const char *text);
 static inline void
 pyl_transport_return_view(struct pyl_transport *transport)
 {
-    if (transport->read_view != NULL && transport->read_view->obj != NULL) {
-        PyBuffer_Release(transport->read_view);
+    if (transport->buffer != NULL && transport->buffer->view.obj != NULL) {
+        PyBuffer_Release(&transport->buffer->view);
     }
 }
 
@@ -170,6 +191,19 @@ void pyl_transport_after_progress(struct pyl_transport *transport);
 void pyl_transport_settle_waiter(struct pyl_transport *transport, PyObject *exception);
 
 /* ---- transport_info.c ---- */
+
+/* Makes it if there is none; NULL with MemoryError. */
+struct pyl_transport_info *pyl_transport_need_info(struct pyl_transport *transport);
+/* For the garbage collector, and at the end. */
+int pyl_transport_info_traverse(struct pyl_transport *transport, visitproc visit, void *arg);
+void pyl_transport_info_clear(struct pyl_transport *transport);
+
+/* The Python socket that owns the fd (borrowed), or NULL: the stream does. */
+static inline PyObject *
+pyl_transport_own_socket(const struct pyl_transport *transport)
+{
+    return transport->info != NULL ? transport->info->sock : NULL;
+}
 
 /* The method of the type. */
 PyObject *pyl_transport_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs);

@@ -11,6 +11,47 @@
 
 #include <string.h>
 
+struct pyl_transport_info *
+pyl_transport_need_info(struct pyl_transport *transport)
+{
+    if (transport->info == NULL) {
+        transport->info = PyMem_Calloc(1, sizeof(*transport->info));
+        if (transport->info == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return transport->info;
+}
+
+int
+pyl_transport_info_traverse(struct pyl_transport *transport, visitproc visit, void *arg)
+{
+    struct pyl_transport_info *info = transport->info;
+    if (info != NULL) {
+        Py_VISIT(info->sock);
+        Py_VISIT(info->given);
+        Py_VISIT(info->trsock);
+        Py_VISIT(info->sockname);
+        Py_VISIT(info->peername);
+    }
+    return 0;
+}
+
+void
+pyl_transport_info_clear(struct pyl_transport *transport)
+{
+    struct pyl_transport_info *info = transport->info;
+    if (info != NULL) {
+        Py_CLEAR(info->given);
+        Py_CLEAR(info->trsock);
+        Py_CLEAR(info->sock);
+        Py_CLEAR(info->sockname);
+        Py_CLEAR(info->peername);
+    }
+}
+
+/* ---- addresses ---- */
+
 /* sock.getsockname() or sock.getpeername(); None when the kernel has no answer. */
 static PyObject *
 ask_socket(struct pyl_transport *transport, const char *method)
@@ -41,22 +82,41 @@ ask_kernel(struct pyl_transport *transport, bool is_peer)
     return name;
 }
 
+/* The peer as it was at accept; false where that is not known. */
+static bool
+get_accepted_peer(const struct pyl_transport *transport, struct pyl_sockaddr *ret_address)
+{
+    if (transport->accepted_port != 0) {
+        ret_address->size = sizeof(ret_address->u.in);
+        ret_address->u.in = (struct sockaddr_in){.sin_family = AF_INET,
+                                                 .sin_port = transport->accepted_port,
+                                                 .sin_addr = transport->accepted_address};
+        return true;
+    }
+    ret_address->size = sizeof(ret_address->u.in6);
+    ret_address->u.in6 = transport->info->accepted_peer;
+    return ret_address->u.in6.sin6_family == AF_INET6;
+}
+
 /* Borrowed, remembered; NULL with an exception. */
 static PyObject *
 name_of(struct pyl_transport *transport, bool is_peer)
 {
-    PyObject **place = is_peer ? &transport->peername : &transport->sockname;
+    struct pyl_transport_info *info = pyl_transport_need_info(transport);
+    if (info == NULL) {
+        return NULL;
+    }
+    PyObject **place = is_peer ? &info->peername : &info->sockname;
     if (*place != NULL) {
         return *place;
     }
     PyObject *name;
-    if (is_peer && transport->accepted_peer_size > 0) {
-        struct pyl_sockaddr address = {.size = transport->accepted_peer_size};
-        memcpy(&address.u, &transport->accepted_peer, transport->accepted_peer_size);
+    struct pyl_sockaddr address;
+    if (is_peer && get_accepted_peer(transport, &address)) {
         name = pyl_address_to_python(&address);
     } else if (transport->is_closed) {
         name = Py_NewRef(Py_None);
-    } else if (transport->sock != NULL) {
+    } else if (info->sock != NULL) {
         name = ask_socket(transport, is_peer ? "getpeername" : "getsockname");
     } else {
         name = ask_kernel(transport, is_peer);
@@ -72,9 +132,10 @@ name_of(struct pyl_transport *transport, bool is_peer)
 int
 pyl_transport_ask_names(struct pyl_transport *transport)
 {
-    transport->sockname = ask_socket(transport, "getsockname");
-    transport->peername = transport->sockname == NULL ? NULL : ask_socket(transport, "getpeername");
-    return transport->peername == NULL ? -1 : 0;
+    struct pyl_transport_info *info = transport->info;
+    info->sockname = ask_socket(transport, "getsockname");
+    info->peername = info->sockname == NULL ? NULL : ask_socket(transport, "getpeername");
+    return info->peername == NULL ? -1 : 0;
 }
 
 void
@@ -85,9 +146,11 @@ pyl_transport_keep_names(struct pyl_transport *transport)
     if (Py_REFCNT(transport) <= 2 + (transport->is_start_queued ? 1 : 0)) {
         return;
     }
+    Py_BEGIN_CRITICAL_SECTION(transport);
     if (name_of(transport, false) == NULL || name_of(transport, true) == NULL) {
         PyErr_Clear(); /* out of memory: they will read None */
     }
+    Py_END_CRITICAL_SECTION();
 }
 
 /* ---- the socket object ---- */
@@ -135,32 +198,34 @@ make_socket(struct pyl_transport *transport)
 PyObject *
 pyl_transport_socket(struct pyl_transport *transport)
 {
-    if (transport->sock != NULL) {
-        return transport->sock;
+    struct pyl_transport_info *info = pyl_transport_need_info(transport);
+    if (info == NULL || info->sock != NULL) {
+        return info != NULL ? info->sock : NULL;
     }
     if (transport->is_closed) {
-        transport->sock = make_closed_socket(transport);
-        return transport->sock;
+        info->sock = make_closed_socket(transport);
+        return info->sock;
     }
-    transport->sock = make_socket(transport);
-    if (transport->sock != NULL) {
+    info->sock = make_socket(transport);
+    if (info->sock != NULL) {
         transport->stream.owns_fd = false;
     }
-    return transport->sock;
+    return info->sock;
 }
 
 /* Borrowed, remembered; NULL with an exception. */
 static PyObject *
 transport_socket(struct pyl_transport *transport)
 {
-    if (transport->trsock == NULL) {
-        PyObject *sock = pyl_transport_socket(transport);
-        if (sock != NULL) {
-            transport->trsock =
-                PyObject_CallOneArg(transport->state->asyncio_transport_socket, sock);
-        }
+    PyObject *sock = pyl_transport_socket(transport);
+    if (sock == NULL) {
+        return NULL;
     }
-    return transport->trsock;
+    struct pyl_transport_info *info = transport->info;
+    if (info->trsock == NULL) {
+        info->trsock = PyObject_CallOneArg(transport->state->asyncio_transport_socket, sock);
+    }
+    return info->trsock;
 }
 
 /* ---- get_extra_info ---- */
@@ -172,8 +237,8 @@ pyl_transport_extra(struct pyl_transport *transport)
         return transport->extra;
     }
     struct pyl_strings *str = &transport->state->str;
-    PyObject *extra =
-        transport->given_extra != NULL ? PyDict_Copy(transport->given_extra) : PyDict_New();
+    PyObject *given = transport->info != NULL ? transport->info->given : NULL;
+    PyObject *extra = given != NULL ? PyDict_Copy(given) : PyDict_New();
     PyObject *value;
     if (extra == NULL || (value = transport_socket(transport)) == NULL ||
         PyDict_SetItem(extra, str->socket, value) < 0 ||
@@ -212,8 +277,8 @@ look_up_info(struct pyl_transport *transport, PyObject *name)
     if (is_name(name, str->sockname)) {
         return name_of(transport, false);
     }
-    if (transport->given_extra != NULL) {
-        PyObject *value = PyDict_GetItemWithError(transport->given_extra, name);
+    if (transport->info != NULL && transport->info->given != NULL) {
+        PyObject *value = PyDict_GetItemWithError(transport->info->given, name);
         if (value != NULL || PyErr_Occurred()) {
             return value;
         }
@@ -232,9 +297,9 @@ pyl_transport_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs)
     if (PyObject_Hash(name) == -1) { /* asyncio asks a dict */
         return NULL;
     }
-    PyObject *value = look_up_info((struct pyl_transport *)self, name);
-    if (value == NULL && PyErr_Occurred()) {
-        return NULL;
-    }
-    return Py_NewRef(value != NULL ? value : fallback);
+    PyObject *value;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    value = Py_XNewRef(look_up_info((struct pyl_transport *)self, name));
+    Py_END_CRITICAL_SECTION();
+    return value != NULL || PyErr_Occurred() ? value : Py_NewRef(fallback);
 }

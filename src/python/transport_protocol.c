@@ -103,17 +103,22 @@ leave(struct pyl_transport *transport)
     }
 }
 
-/* The method may replace the protocol and with it the cached method: hold it while it runs. */
+/* The method may replace the protocol and with it the cached method: hold them while it runs.
+ * `unbound`: a function, called with the protocol first. */
 static inline PyObject *
-call_held(struct pyl_transport *transport, PyObject *method, PyObject *argument)
+call_held(struct pyl_transport *transport, PyObject *method, bool is_unbound, PyObject *argument)
 {
+    PyObject *protocol = Py_NewRef(transport->protocol);
     Py_INCREF(method);
     int64_t start_ns = pyl_loop_slow_start(transport->loop);
-    PyObject *result = PyObject_CallOneArg(method, argument);
+    PyObject *arguments[] = {protocol, argument};
+    PyObject *result = is_unbound ? PyObject_Vectorcall(method, arguments, 2, NULL)
+                                  : PyObject_CallOneArg(method, argument);
     if (PYL_UNLIKELY(start_ns != 0)) {
         pyl_loop_slow_end(transport->loop, start_ns, method);
     }
     Py_DECREF(method);
+    Py_DECREF(protocol);
     return result;
 }
 
@@ -126,13 +131,31 @@ is_deaf(const struct pyl_transport *transport)
 
 /* ---- plain protocols ---- */
 
-static inline bool
-look_up(struct pyl_transport *transport, PyObject *name, PyObject **method)
+/* A bound method is an object for every connection; its function is one for all of them, and so a
+ * reference count that the threads of a free-threaded build would fight for. */
+static void
+find_read_method(struct pyl_transport *transport, PyObject *name)
 {
-    if (PYL_UNLIKELY(*method == NULL)) {
-        *method = PyObject_GetAttr(transport->protocol, name);
+    PyObject *method = PyObject_GetAttr(transport->protocol, name);
+    transport->is_read_unbound = !PYL_FREE_THREADED && method != NULL && PyMethod_Check(method) &&
+                                 PyMethod_GET_SELF(method) == transport->protocol;
+    if (transport->is_read_unbound) {
+        Py_SETREF(method, Py_NewRef(PyMethod_GET_FUNCTION(method)));
     }
-    return *method != NULL;
+    transport->read_method = method;
+}
+
+/* Calls data_received or buffer_updated. NULL with an exception. */
+static inline PyObject *
+call_read_method(struct pyl_transport *transport, PyObject *name, PyObject *argument)
+{
+    if (PYL_UNLIKELY(transport->read_method == NULL)) {
+        find_read_method(transport, name);
+        if (transport->read_method == NULL) {
+            return NULL;
+        }
+    }
+    return call_held(transport, transport->read_method, transport->is_read_unbound, argument);
 }
 
 /* Calls nothing of the user's, so no context is needed. */
@@ -160,9 +183,8 @@ on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
     PyObject *result = NULL;
     struct pyl_loop *loop = transport->loop;
     PyObject *bytes = pyl_bytes_pool_make(&loop->bytes_pool, data, size);
-    if (bytes != NULL &&
-        look_up(transport, transport->state->str.data_received, &transport->read_method)) {
-        result = call_held(transport, transport->read_method, bytes);
+    if (bytes != NULL) {
+        result = call_read_method(transport, transport->state->str.data_received, bytes);
     }
     if (PYL_LIKELY(bytes != NULL)) {
         pyl_bytes_pool_release(&loop->bytes_pool, bytes);
@@ -183,20 +205,21 @@ borrow_view(struct pyl_transport *transport)
 {
     PyObject *hint = PyLong_FromLong(-1);
     PyObject *buffer = NULL;
-    if (hint != NULL &&
-        look_up(transport, transport->state->str.get_buffer, &transport->buffer_method)) {
-        buffer = call_held(transport, transport->buffer_method, hint);
+    PyObject **method = &transport->buffer->get_buffer;
+    if (hint != NULL && *method == NULL) {
+        *method = PyObject_GetAttr(transport->protocol, transport->state->str.get_buffer);
+    }
+    if (hint != NULL && *method != NULL) {
+        buffer = call_held(transport, *method, false, hint);
     }
     Py_XDECREF(hint);
     if (buffer == NULL) {
         return -1;
     }
-    /* Without a protocol (closed meanwhile) the view would not be given back. */
-    int status = transport->read_view == NULL
-                     ? -1
-                     : PyObject_GetBuffer(buffer, transport->read_view, PyBUF_WRITABLE);
+    Py_buffer *view = &transport->buffer->view;
+    int status = PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE);
     Py_DECREF(buffer);
-    if (status == 0 && transport->read_view->len == 0) {
+    if (status == 0 && view->len == 0) {
         pyl_transport_return_view(transport);
         PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
         status = -1;
@@ -215,8 +238,8 @@ get_buffer(struct pyl_stream *stream, size_t *ret_size)
     pyl_transport_return_view(transport); /* of a read that found nothing */
     void *memory = NULL;
     if (PYL_LIKELY(borrow_view(transport) == 0)) {
-        memory = transport->read_view->buf;
-        *ret_size = (size_t)transport->read_view->len;
+        memory = transport->buffer->view.buf;
+        *ret_size = (size_t)transport->buffer->view.len;
     } else if (PyErr_Occurred()) {
         pyl_transport_fatal_error(transport, "Fatal error: protocol.get_buffer() call failed.");
     }
@@ -234,9 +257,8 @@ on_buffer_filled(struct pyl_stream *stream, size_t size)
     }
     PyObject *result = NULL;
     PyObject *count = PyLong_FromSize_t(size);
-    if (count != NULL &&
-        look_up(transport, transport->state->str.buffer_updated, &transport->read_method)) {
-        result = call_held(transport, transport->read_method, count);
+    if (count != NULL) {
+        result = call_read_method(transport, transport->state->str.buffer_updated, count);
     }
     Py_XDECREF(count);
     if (PYL_LIKELY(result != NULL)) {

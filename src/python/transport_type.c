@@ -7,6 +7,10 @@
  */
 #include "python/transport.h"
 
+/* transport.h says why. */
+_Static_assert(PYL_FREE_THREADED || sizeof(void *) != 8 || sizeof(struct pyl_transport) <= 464,
+               "a connection grew beyond its size class");
+
 /* ---- memory ---- */
 
 static int
@@ -19,20 +23,15 @@ transport_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(transport->protocol);
     Py_VISIT(transport->context);
     Py_VISIT(transport->read_method);
-    Py_VISIT(transport->buffer_method);
-    if (transport->read_view != NULL) {
-        Py_VISIT(transport->read_view->obj);
+    if (transport->buffer != NULL) {
+        Py_VISIT(transport->buffer->get_buffer);
+        Py_VISIT(transport->buffer->view.obj);
     }
     Py_VISIT(transport->server);
-    Py_VISIT(transport->sock);
     Py_VISIT(transport->error);
     Py_VISIT(transport->empty_waiter);
-    Py_VISIT(transport->given_extra);
-    Py_VISIT(transport->trsock);
-    Py_VISIT(transport->sockname);
-    Py_VISIT(transport->peername);
     Py_VISIT(transport->dict);
-    return 0;
+    return pyl_transport_info_traverse(transport, visit, arg);
 }
 
 static int
@@ -45,15 +44,13 @@ transport_clear(PyObject *self)
     Py_CLEAR(transport->protocol);
     Py_CLEAR(transport->context);
     Py_CLEAR(transport->read_method);
-    Py_CLEAR(transport->buffer_method);
+    if (transport->buffer != NULL) {
+        Py_CLEAR(transport->buffer->get_buffer);
+    }
     Py_CLEAR(transport->server);
     Py_CLEAR(transport->error);
     Py_CLEAR(transport->empty_waiter);
-    Py_CLEAR(transport->given_extra);
-    Py_CLEAR(transport->trsock);
-    Py_CLEAR(transport->sock);
-    Py_CLEAR(transport->sockname);
-    Py_CLEAR(transport->peername);
+    pyl_transport_info_clear(transport);
     Py_CLEAR(transport->dict);
     Py_CLEAR(transport->loop);
     return 0;
@@ -98,7 +95,8 @@ transport_dealloc(PyObject *self)
     }
     pyl_stream_dispose(&transport->stream);
     (void)transport_clear(self);
-    PyMem_Free(transport->read_view);
+    PyMem_Free(transport->buffer);
+    PyMem_Free(transport->info);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -354,14 +352,22 @@ get_sock(PyObject *self, void *closure)
     if (transport->is_lost) {
         Py_RETURN_NONE;
     }
-    return Py_XNewRef(pyl_transport_socket(transport));
+    PyObject *sock;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    sock = Py_XNewRef(pyl_transport_socket(transport));
+    Py_END_CRITICAL_SECTION();
+    return sock;
 }
 
 static PyObject *
 get_extra(PyObject *self, void *closure)
 {
     (void)closure;
-    return Py_XNewRef(pyl_transport_extra((struct pyl_transport *)self));
+    PyObject *extra;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    extra = Py_XNewRef(pyl_transport_extra((struct pyl_transport *)self));
+    Py_END_CRITICAL_SECTION();
+    return extra;
 }
 
 static PyObject *

@@ -334,7 +334,7 @@ perform(struct pyl_reactor *reactor, struct pyl_op *op)
         perform_recv(reactor, op, socket);
         break;
     case PYL_OP_SEND: {
-        const struct msghdr *message = &op->args.send.message;
+        const struct msghdr *message = op->args.send.message;
         int64_t count =
             send_message(backend, socket, message->msg_iov, (size_t)message->msg_iovlen);
         if (count != -EAGAIN) { /* another op of this round took the room */

@@ -62,7 +62,7 @@ struct pyl_op {
             socklen_t address_size;
         } connect;
         struct {
-            struct msghdr message; /* iovec array and bytes live until completion */
+            const struct msghdr *message; /* lives until completion, with all it refers to */
         } send;
         struct {
             uint32_t events; /* PYL_POLL_IN | PYL_POLL_OUT */

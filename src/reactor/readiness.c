@@ -567,12 +567,12 @@ perform_send(struct pyl_reactor *reactor, struct pyl_event *event)
     struct pyl_op *op = event->op;
     struct pyl_ready_fd *entry = entry_find(readiness_of(reactor), op->fd);
 
-    int64_t count = pyl_socket_sendmsg(op->fd, &op->args.send.message);
+    int64_t count = pyl_socket_sendmsg(op->fd, op->args.send.message);
     if (pyl_socket_would_block(count)) {
         op_wait_for_edge(reactor, op, entry);
         return false;
     }
-    if (count >= 0 && (size_t)count < pyl_message_size(&op->args.send.message)) {
+    if (count >= 0 && (size_t)count < pyl_message_size(op->args.send.message)) {
         entry->ready &= (uint8_t)~PYL_POLL_OUT; /* the socket is full: an edge will follow */
     }
     event->result = (int32_t)count;

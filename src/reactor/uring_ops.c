@@ -78,7 +78,7 @@ pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op)
         prepare_recv(sqe, op);
         break;
     case PYL_OP_SEND:
-        io_uring_prep_sendmsg(sqe, op->fd, &op->args.send.message, MSG_NOSIGNAL);
+        io_uring_prep_sendmsg(sqe, op->fd, op->args.send.message, MSG_NOSIGNAL);
         break;
     case PYL_OP_POLL:
         /* One-shot also for MULTISHOT ops: armed again each turn it is level-triggered. */

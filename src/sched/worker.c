@@ -212,6 +212,9 @@ run_ready(struct pyl_worker *worker)
         left--;
         pyl_counter_add(&worker->stats.jobs, 1); /* one by one: see pyl_loop_py_progress() */
         job->run(job);
+        if (pyl_worker_is_full(worker)) {
+            pyl_worker_flush_deferred(worker);
+        }
     }
 }
 
@@ -220,6 +223,7 @@ pyl_worker_flush_deferred(struct pyl_worker *worker)
 {
     worker->flushes_running = worker->flushes_wanted;
     worker->flushes_wanted = 0;
+    worker->unsent_size = 0;
     for (size_t left = worker->deferred.count; left > 0; left--) {
         struct pyl_job *job = pyl_job_queue_pop(&worker->deferred);
         if (job == NULL) {

@@ -43,6 +43,8 @@ struct pyl_worker_stats {
 /* Values of pyl_worker.park. */
 enum { PYL_WORKER_RUNNING, PYL_WORKER_SLEEPING, PYL_WORKER_NOTIFIED };
 
+enum { PYL_WORKER_UNSENT_MAX = PYL_TINY_LIMITS ? 64 : 256 * 1024 }; /* bytes */
+
 struct pyl_worker {
     struct pyl_reactor reactor;
     struct pyl_heap timers;        /* of pyl_timer.node */
@@ -56,6 +58,7 @@ struct pyl_worker {
     bool is_closing;          /* no new op may be submitted: pyl_worker_fini() waits for the last */
     uint32_t flushes_wanted;  /* streams that asked in this turn to send at its end */
     uint32_t flushes_running; /* the same for the deferred phase that runs now */
+    size_t unsent_size;       /* see pyl_worker_note_unsent() */
 
     char owner_pad[PYL_CACHE_LINE]; /* other threads write below and only below */
     struct pyl_inbox inbox;         /* any thread pushes (release), the owner takes all (acquire) */
@@ -122,6 +125,26 @@ static inline void
 pyl_worker_defer(struct pyl_worker *worker, struct pyl_job *job)
 {
     pyl_job_queue_push(&worker->deferred, job);
+}
+
+/* Many bytes wait for the deferred phase. It then comes early, so that their memory is used again
+ * while it is still in the cache, and malloc gives none of it back to the kernel. Not where sends
+ * enter the kernel with the next wait anyway. */
+static inline bool
+pyl_worker_is_full(const struct pyl_worker *worker)
+{
+    return PYL_UNLIKELY(worker->unsent_size >= PYL_WORKER_UNSENT_MAX) &&
+           (worker->reactor.ops->features & PYL_BACKEND_BATCHES) == 0;
+}
+
+/* Bytes were queued that a deferred job will send. */
+static inline void
+pyl_worker_note_unsent(struct pyl_worker *worker, size_t size)
+{
+    worker->unsent_size += size;
+    if (pyl_worker_is_full(worker) && worker->is_dispatching) {
+        pyl_reactor_stop_dispatch(&worker->reactor);
+    }
 }
 
 /* Any thread and any signal handler: the job runs on the worker, FIFO per producer. At most one

@@ -189,7 +189,7 @@ probe_send_all(struct env *env, int fd, const uint8_t *data, size_t size)
     size_t sent = 0;
     while (sent < size) {
         struct iovec iov = {.iov_base = (void *)(uintptr_t)(data + sent), .iov_len = size - sent};
-        send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+        send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
         probe_run(&send);
         cr_assert_gt(send.last_result, 0);
         sent += (size_t)send.last_result;

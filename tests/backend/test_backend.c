@@ -299,7 +299,7 @@ BACKEND_TEST(backend_send, gathers)
                            {.iov_base = (char[]){"two "}, .iov_len = 4},
                            {.iov_base = (char[]){"three"}, .iov_len = 5}};
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = iov, .msg_iovlen = 3};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = iov, .msg_iovlen = 3};
     probe_run(&send);
     size_t sent = (size_t)send.last_result;
     cr_assert(sent > 0 && sent <= 13);
@@ -317,7 +317,7 @@ BACKEND_TEST(backend_send, waits_while_full)
     size_t filled = net_fill(env, fds[0]), received = 0;
     struct iovec iov = {.iov_base = (char[]){"x"}, .iov_len = 1};
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     probe_submit(&send);
     env_settle(env);
     cr_assert_eq(send.calls, 0);
@@ -340,7 +340,7 @@ BACKEND_TEST(backend_send, to_closed_peer)
     net_pair(env, fds);
     net_reset(env, fds[1]);
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     for (int i = 0; i < 100 && send.last_result >= 0; i++) {
         probe_run(&send);
     }
@@ -363,7 +363,7 @@ BACKEND_TEST(backend_send, both_directions_with_short_sends)
     while (recv.size < total || received < total) {
         if (pyl_op_is_idle(&send.op) && sent < total) {
             iov = (struct iovec){.iov_base = data + sent, .iov_len = total - sent};
-            send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+            send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
             probe_submit(&send);
         }
         write_when_possible(env, fds[1], data, total, &written);
@@ -404,7 +404,7 @@ BACKEND_TEST(backend_send, now_then_op)
 
     static struct probe send;
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     probe_submit(&send);
     uint8_t *back = malloc(BIG);
     while (send.terminals == 0 || received < sent) {

@@ -116,7 +116,7 @@ BACKEND_TEST(backend_cancel, send)
     net_pair(env, fds);
     net_fill(env, fds[0]);
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     probe_submit(&send);
     env_settle(env);
     cancel_now(&send);
@@ -214,7 +214,7 @@ BACKEND_TEST(backend_cancel, races_with_one_shot)
         struct iovec iov = {.iov_base = (char[]){"x"}, .iov_len = 1};
         net_pair(env, fds);
         probe_init(&send, env, PYL_OP_SEND, fds[0]);
-        send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+        send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
         probe_submit(&send);
         cr_assert_eq(pyl_reactor_wait(&env->reactor, i % 2 == 0 ? 0 : PYL_NS_PER_MS), 0);
         cancel_now(&send);

@@ -312,7 +312,7 @@ BACKEND_TEST(backend_dispatch, callback_submits_again)
     struct iovec iov = {.iov_base = (char[]){"x"}, .iov_len = 1};
     net_pair(env, fds);
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     send.then = submit_again;
     probe_submit(&send);
     env_until(env, &send.calls, 10);
@@ -445,7 +445,7 @@ BACKEND_TEST(backend_thread, owner_may_change)
     static char letter[] = "x";
     static struct iovec iov = {.iov_base = letter, .iov_len = 1};
     probe_init(&send, env, PYL_OP_SEND, full[0]);
-    send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     probe_submit(&send);
     static struct visit visit;
     visit = (struct visit){.env = env, .recv = &recv, .peer = fds[1]};
@@ -515,7 +515,7 @@ BACKEND_TEST(backend_thread, owner_change_sends_once)
         net_pair_small(env, fds);
         size_t filled = net_fill(env, fds[0]);
         probe_init(&send, env, PYL_OP_SEND, fds[0]);
-        send.op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+        send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
         struct send_elsewhere task = {.env = env, .send = &send};
         sem_init(&task.has_submitted, 0, 0);
         sem_init(&task.may_end, 0, i % 2 == 0); /* every other thread ends at once */

@@ -169,7 +169,7 @@ Test(readiness, registers_once)
     submit(&recv_op, PYL_OP_RECV, fds[0]);
     expect_watch(1, PYL_WATCH_EDGE, PYL_POLL_IN | PYL_POLL_OUT);
     struct iovec iov = {.iov_base = (char[]){"x"}, .iov_len = 1};
-    send_op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send_op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     report(fds[0], PYL_POLL_OUT);
     for (int i = 0; i < 10; i++) {
         submit(&send_op, PYL_OP_SEND, fds[0]);
@@ -430,7 +430,7 @@ Test(readiness, full_socket_is_remembered)
     struct iovec iov = {.iov_base = data, .iov_len = sizeof(data)};
     while (pyl_reactor_send_now(&reactor, fds[0], &iov, 1) > 0) {
     }
-    send_op.args.send.message = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    send_op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     submit(&send_op, PYL_OP_SEND, fds[0]);
     cr_assert_not(pyl_readiness_has_queued(&fake()->readiness));
     report(fds[0], PYL_POLL_OUT);

@@ -27,6 +27,7 @@ struct step {
     struct step *then; /* posted by the job */
     bool is_deferred;  /* `then` is deferred instead */
     bool is_interrupting;
+    size_t unsent; /* noted by the job */
 };
 
 static void
@@ -39,6 +40,7 @@ run_step(struct pyl_job *job)
     } else if (step->then != NULL) {
         pyl_worker_post(&worker, &step->then->job);
     }
+    pyl_worker_note_unsent(&worker, step->unsent);
     if (step->is_interrupting) {
         pyl_worker_interrupt(&worker);
     }
@@ -89,6 +91,13 @@ Test(worker, job_posted_by_job_runs_in_next_turn)
     EXPECT_TRACE(1, 2, 3);
 }
 
+/* Sends enter the kernel with the next wait. */
+static bool
+batches(void)
+{
+    return (worker.reactor.ops->features & PYL_BACKEND_BATCHES) != 0;
+}
+
 /* Goal: deferred jobs run at the end of the turn; what they defer waits for the end of the next. */
 Test(worker, deferred_jobs_run_last)
 {
@@ -111,6 +120,25 @@ Test(worker, flush_deferred_runs_at_once)
     pyl_worker_defer(&worker, &step.job);
     pyl_worker_flush_deferred(&worker);
     EXPECT_TRACE(1);
+}
+
+/* Goal: with many unsent bytes the deferred jobs run before the next job, once. */
+Test(worker, unsent_bytes_do_not_wait_for_the_other_jobs)
+{
+    struct step deferred = STEP(9);
+    struct step first =
+        STEP(1, .then = &deferred, .is_deferred = true, .unsent = PYL_WORKER_UNSENT_MAX - 1);
+    struct step second = STEP(2, .unsent = 1);
+    struct step third = STEP(3);
+    pyl_worker_post(&worker, &first.job);
+    pyl_worker_post(&worker, &second.job);
+    pyl_worker_post(&worker, &third.job);
+    cr_assert_eq(pyl_worker_turn(&worker, true), 0);
+    if (batches()) {
+        EXPECT_TRACE(1, 2, 3, 9);
+    } else {
+        EXPECT_TRACE(1, 2, 9, 3);
+    }
 }
 
 /* Goal: an interrupt ends the job phase; the rest runs in the next turn in the same order, and the
@@ -439,6 +467,7 @@ struct watch {
     int last_result;
     int terminal_count;
     bool is_interrupting;
+    size_t unsent; /* noted by the callback */
 };
 
 static void
@@ -448,6 +477,7 @@ watch_complete(struct pyl_op *op, const struct pyl_event *event)
     trace[trace_count++] = watch->number;
     watch->last_result = event->result;
     watch->terminal_count += (event->flags & PYL_EVENT_MORE) == 0;
+    pyl_worker_note_unsent(&worker, watch->unsent);
     if (watch->is_interrupting) {
         pyl_worker_interrupt(&worker);
     }
@@ -494,6 +524,32 @@ Test(worker, interrupt_inside_dispatch)
     EXPECT_TRACE(1, 1);
     cr_assert_eq(pyl_worker_turn(&worker, true), 0);
     EXPECT_TRACE(1, 1, 5);
+    close_watch(&watches[0]);
+    close_watch(&watches[1]);
+}
+
+/* Goal: many unsent bytes leave the other completions to the next turn, but no job. */
+Test(worker, unsent_bytes_end_the_dispatch)
+{
+    struct watch watches[2];
+    for (int i = 0; i < 2; i++) {
+        open_watch(&watches[i], 1);
+        watches[i].unsent = PYL_WORKER_UNSENT_MAX;
+    }
+    fixture_turn_times(&worker, 2); /* the ops are in the kernel */
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(write(watches[i].fds[1], "x", 1), 1);
+    }
+    struct step step = STEP(5);
+    pyl_worker_post(&worker, &step.job);
+    cr_assert_eq(pyl_worker_turn(&worker, false), 0);
+    if (batches()) {
+        EXPECT_TRACE(1, 1, 5);
+    } else {
+        EXPECT_TRACE(1, 5);
+        cr_assert_eq(pyl_worker_turn(&worker, true), 0);
+        EXPECT_TRACE(1, 5, 1);
+    }
     close_watch(&watches[0]);
     close_watch(&watches[1]);
 }
