@@ -81,7 +81,6 @@ enum pyl_stream_read_end { PYL_READ_GOES_ON, PYL_READ_EOF, PYL_READ_FAILED };
 struct pyl_stream {
     const struct pyl_stream_ops *ops;
     struct pyl_worker *worker;
-    int fd;
     uint8_t state;    /* enum pyl_stream_state */
     uint8_t read_end; /* enum pyl_stream_read_end */
     bool owns_fd;
@@ -108,6 +107,7 @@ struct pyl_stream {
     uint32_t write_first;
     uint32_t write_count;
     uint32_t write_capacity;
+    int fd; /* stays when closed */
     size_t first_sent;
     size_t queued_size; /* bytes not yet taken by the kernel */
     struct pyl_write inline_writes[PYL_STREAM_INLINE_WRITES];

@@ -124,7 +124,7 @@ static int
 take_peer(struct pyl_transport *transport)
 {
     struct pyl_sockaddr address;
-    if (pyl_socket_peer_address(transport->fd, &address) < 0) {
+    if (pyl_socket_peer_address(transport->stream.fd, &address) < 0) {
         return 0;
     }
     if (address.u.any.sa_family == AF_INET) {
@@ -158,7 +158,7 @@ prepare(struct pyl_transport *transport, PyObject *sock, const struct pyl_transp
         return take_peer(transport);
     }
     transport->info->sock = Py_NewRef(sock);
-    (void)pyl_socket_set_nodelay(transport->fd); /* not every stream socket is TCP */
+    (void)pyl_socket_set_nodelay(transport->stream.fd); /* not every stream socket is TCP */
     return pyl_transport_ask_names(transport) < 0 ? -1 : hold_socket(transport);
 }
 
@@ -194,10 +194,10 @@ static int
 attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
 {
     struct pyl_loop *loop = transport->loop;
-    if (pyl_fd_table_add(&loop->fds, transport->fd, (PyObject *)transport) < 0) {
+    if (pyl_fd_table_add(&loop->fds, transport->stream.fd, (PyObject *)transport) < 0) {
         return -1;
     }
-    pyl_stream_init(&transport->stream, loop->worker, transport->fd,
+    pyl_stream_init(&transport->stream, loop->worker, transport->stream.fd,
                     pyl_transport_own_socket(transport) == NULL, &pyl_transport_stream_ops);
     pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
     transport->is_lost = false;
@@ -226,7 +226,7 @@ abandon(struct pyl_transport *transport, PyObject *sock)
         transport->is_detached = true;
         transport->stream.owns_fd = false;
         pyl_stream_dispose(&transport->stream);
-        pyl_fd_table_remove(&transport->loop->fds, transport->fd, (PyObject *)transport);
+        pyl_fd_table_remove(&transport->loop->fds, transport->stream.fd, (PyObject *)transport);
     }
     if (sock != NULL) { /* stays the caller's, open */
         if (transport->has_io_ref) {
@@ -255,7 +255,7 @@ pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
     }
     transport->state = loop->state;
     transport->loop = (struct pyl_loop *)Py_NewRef((PyObject *)loop);
-    transport->fd = fd;
+    transport->stream.fd = fd;
     transport->is_lost = true;
     transport->is_closed = true;
     transport->high_water = PYL_HIGH_WATER;
@@ -398,7 +398,7 @@ pyl_transport_end(struct pyl_transport *transport)
     }
     transport->is_closed = true;
     /* The number may be somebody else's as soon as it is closed. */
-    pyl_fd_table_remove(&transport->loop->fds, transport->fd, (PyObject *)transport);
+    pyl_fd_table_remove(&transport->loop->fds, transport->stream.fd, (PyObject *)transport);
     forget_loop(transport);
     Py_DECREF(transport);
 }

@@ -37,8 +37,8 @@ struct pyl_transport_buffer {
     Py_buffer view;       /* `obj` not NULL: lent to the stream */
 };
 
-/* An idle connection is little more than this: on builds with a GIL it just fits into 464 bytes,
- * which makes 480 with the garbage collector's part. */
+/* An idle connection is little more than this: on builds with a GIL it just fits into 448 bytes,
+ * which makes 464 with the garbage collector's part. */
 struct pyl_transport {
     PyObject_HEAD
     /* The place of the slots of asyncio's BaseTransport and _FlowControlMixin, which
@@ -83,7 +83,6 @@ struct pyl_transport {
     bool has_sent_eof;       /* write_eof() */
     bool is_protocol_paused; /* pause_writing() was called last */
 
-    int fd;               /* stays for repr when closed */
     uint32_t lost_writes; /* asyncio's _conn_lost: 1 for the loss, and writes since closing */
     size_t high_water;
     size_t low_water;

@@ -69,8 +69,8 @@ static PyObject *
 ask_kernel(struct pyl_transport *transport, bool is_peer)
 {
     struct pyl_sockaddr address;
-    int rc = is_peer ? pyl_socket_peer_address(transport->fd, &address)
-                     : pyl_socket_local_address(transport->fd, &address);
+    int rc = is_peer ? pyl_socket_peer_address(transport->stream.fd, &address)
+                     : pyl_socket_local_address(transport->stream.fd, &address);
     if (rc < 0) {
         return Py_NewRef(Py_None);
     }
@@ -171,7 +171,7 @@ make_closed_socket(struct pyl_transport *transport)
 static PyObject *
 make_socket(struct pyl_transport *transport)
 {
-    PyObject *fileno = PyLong_FromLong(transport->fd);
+    PyObject *fileno = PyLong_FromLong(transport->stream.fd);
     if (fileno == NULL) {
         return NULL;
     }

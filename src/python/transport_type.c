@@ -8,7 +8,7 @@
 #include "python/transport.h"
 
 /* transport.h says why. */
-_Static_assert(PYL_FREE_THREADED || sizeof(void *) != 8 || sizeof(struct pyl_transport) <= 464,
+_Static_assert(PYL_FREE_THREADED || sizeof(void *) != 8 || sizeof(struct pyl_transport) <= 448,
                "a connection grew beyond its size class");
 
 /* ---- memory ---- */
@@ -107,13 +107,13 @@ transport_repr(PyObject *self)
     struct pyl_transport *transport = (struct pyl_transport *)self;
     const char *state = transport->is_lost ? " closed" : transport->is_closing ? " closing" : "";
     if (transport->loop == NULL || transport->loop->is_closed) {
-        return PyUnicode_FromFormat("<StreamTransport%s fd=%d>", state, transport->fd);
+        return PyUnicode_FromFormat("<StreamTransport%s fd=%d>", state, transport->stream.fd);
     }
     const struct pyl_stream *stream = &transport->stream;
     bool is_reading = stream->is_reading && !stream->has_eof;
     size_t size = pyl_stream_queued_size(stream);
     return PyUnicode_FromFormat("<StreamTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state,
-                                transport->fd, is_reading ? "polling" : "idle",
+                                transport->stream.fd, is_reading ? "polling" : "idle",
                                 size > 0 ? "polling" : "idle", size);
 }
 
@@ -404,7 +404,7 @@ static PyGetSetDef transport_getset[] = {
 };
 
 static PyMemberDef transport_members[] = {
-    {"_sock_fd", Py_T_INT, offsetof(struct pyl_transport, fd), Py_READONLY, NULL},
+    {"_sock_fd", Py_T_INT, offsetof(struct pyl_transport, stream.fd), Py_READONLY, NULL},
     {"__dictoffset__", Py_T_PYSSIZET, offsetof(struct pyl_transport, dict), Py_READONLY, NULL},
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct pyl_transport, weakrefs), Py_READONLY,
      NULL},
