@@ -214,9 +214,11 @@ deliver_held(struct pyl_stream *stream)
 static uint8_t
 read_kind(const struct pyl_stream *stream)
 {
+    if (PYL_LIKELY(!stream->is_direct_read)) {
+        return PYL_OP_RECV;
+    }
     bool batches = (stream->worker->reactor.ops->features & PYL_BACKEND_BATCHES) != 0;
-    bool is_copied = batches && stream->small_reads >= SMALL_READS_MIN;
-    return stream->is_direct_read && !is_copied ? PYL_OP_POLL : PYL_OP_RECV;
+    return batches && stream->small_reads >= SMALL_READS_MIN ? PYL_OP_RECV : PYL_OP_POLL;
 }
 
 /*
@@ -229,13 +231,14 @@ update_read_op(struct pyl_stream *stream)
     struct pyl_op *op = &stream->read_op;
     bool is_wanted =
         can_deliver(stream) && stream->read_end == PYL_READ_GOES_ON && held_left(stream) == 0;
-    uint8_t kind = read_kind(stream);
-    if (op->state == PYL_OP_ACTIVE && (!is_wanted || op->kind != kind)) {
-        pyl_reactor_cancel(&stream->worker->reactor, op);
+    if (PYL_LIKELY(op->state == PYL_OP_ACTIVE)) {
+        if (!is_wanted || op->kind != read_kind(stream)) {
+            pyl_reactor_cancel(&stream->worker->reactor, op);
+        }
     } else if (op->state == PYL_OP_IDLE && is_wanted) {
-        op->kind = kind;
+        op->kind = read_kind(stream);
         op->flags = PYL_OP_MULTISHOT;
-        if (kind == PYL_OP_POLL) {
+        if (op->kind == PYL_OP_POLL) {
             op->args.poll.events = PYL_POLL_IN;
         }
         pyl_reactor_submit(&stream->worker->reactor, op);

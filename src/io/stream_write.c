@@ -17,6 +17,7 @@
 #include <string.h>
 
 enum {
+    CACHED_VECTORS = 2,           /* of the sends that a worker keeps for the next ones */
     SEND_VECTORS_MAX = 64,        /* per system call; the kernel's own limit is 1024 */
     SEND_BYTES_MAX = 1024 * 1024, /* per stream and turn, before others get their chance */
 };
@@ -25,6 +26,7 @@ struct pyl_send {
     struct pyl_op op;
     struct pyl_stream *stream;
     struct msghdr message;
+    uint32_t capacity;  /* of iov */
     struct iovec iov[]; /* their bytes are the queue's */
 };
 
@@ -201,24 +203,43 @@ fill_vectors(const struct pyl_stream *stream, struct iovec *iov, int capacity, s
     return count;
 }
 
+/* For `count` writes, or the first of them. NULL without memory. */
+static struct pyl_send *
+make_send(struct pyl_worker *worker, uint32_t count)
+{
+    struct pyl_send *send = NULL;
+    uint32_t capacity = count < SEND_VECTORS_MAX ? count : SEND_VECTORS_MAX;
+    if (capacity <= CACHED_VECTORS) {
+        capacity = CACHED_VECTORS;
+        send = pyl_block_cache_take(&worker->sends);
+    }
+    if (send == NULL) {
+        send = pyl_alloc(sizeof(*send) + capacity * sizeof(send->iov[0]));
+        if (send == NULL) {
+            return NULL;
+        }
+        *send = (struct pyl_send){.op = {.kind = PYL_OP_SEND}, .capacity = capacity};
+        send->op.args.send.message = &send->message;
+        send->message.msg_iov = send->iov;
+    }
+    send->op.on_complete = send_complete; /* also where the cache has its link */
+    return send;
+}
+
 /* Hands the head of the queue to the reactor. */
 static void
 submit_send(struct pyl_stream *stream)
 {
     PYL_DCHECK(stream->send == NULL);
-    uint32_t capacity =
-        stream->write_count < SEND_VECTORS_MAX ? stream->write_count : SEND_VECTORS_MAX;
-    struct pyl_send *send = pyl_alloc(sizeof(*send) + capacity * sizeof(send->iov[0]));
+    struct pyl_send *send = make_send(stream->worker, stream->write_count);
     if (send == NULL) {
         pyl_stream_fail(stream, -ENOMEM);
         return;
     }
     size_t size;
-    int count = fill_vectors(stream, send->iov, (int)capacity, &size);
+    send->message.msg_iovlen = (size_t)fill_vectors(stream, send->iov, (int)send->capacity, &size);
+    send->op.fd = stream->fd;
     send->stream = stream;
-    send->op = (struct pyl_op){.on_complete = send_complete, .fd = stream->fd, .kind = PYL_OP_SEND};
-    send->message = (struct msghdr){.msg_iov = send->iov, .msg_iovlen = (size_t)count};
-    send->op.args.send.message = &send->message;
     stream->send = send;
     pyl_reactor_submit(&stream->worker->reactor, &send->op);
 }
@@ -309,8 +330,14 @@ pyl_stream_try_shutdown(struct pyl_stream *stream)
 static void
 send_complete(struct pyl_op *op, const struct pyl_event *event)
 {
-    struct pyl_stream *stream = PYL_CONTAINER_OF(op, struct pyl_send, op)->stream;
-    pyl_stream_free_send(stream);
+    struct pyl_send *send = PYL_CONTAINER_OF(op, struct pyl_send, op);
+    struct pyl_stream *stream = send->stream;
+    stream->send = NULL;
+    if (send->capacity == CACHED_VECTORS) {
+        pyl_block_cache_give(&stream->worker->sends, send);
+    } else {
+        pyl_free(send);
+    }
     if (event->result > 0) {
         consume(stream, (size_t)event->result);
     } else if (event->result < 0 && event->result != -ECANCELED) {

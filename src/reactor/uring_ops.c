@@ -55,6 +55,19 @@ prepare_recv(struct io_uring_sqe *sqe, struct pyl_op *op)
     }
 }
 
+/* The kernel does less for a request without a message header. */
+static void
+prepare_send(struct io_uring_sqe *sqe, const struct pyl_op *op)
+{
+    const struct msghdr *message = op->args.send.message;
+    if (message->msg_iovlen == 1 && message->msg_iov->iov_len <= INT32_MAX) {
+        const struct iovec *iov = message->msg_iov;
+        io_uring_prep_send(sqe, op->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL);
+    } else {
+        io_uring_prep_sendmsg(sqe, op->fd, message, MSG_NOSIGNAL);
+    }
+}
+
 bool
 pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op)
 {
@@ -78,7 +91,7 @@ pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op)
         prepare_recv(sqe, op);
         break;
     case PYL_OP_SEND:
-        io_uring_prep_sendmsg(sqe, op->fd, op->args.send.message, MSG_NOSIGNAL);
+        prepare_send(sqe, op);
         break;
     case PYL_OP_POLL:
         /* One-shot also for MULTISHOT ops: armed again each turn it is level-triggered. */

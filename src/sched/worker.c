@@ -79,6 +79,7 @@ pyl_worker_fini(struct pyl_worker *worker)
     pyl_worker_drain(worker);
     pyl_reactor_fini(&worker->reactor);
     pyl_heap_fini(&worker->timers);
+    pyl_block_cache_clear(&worker->sends);
     (void)pyl_inbox_take(&worker->inbox);
     memset(&worker->ready, 0, sizeof(worker->ready));
     memset(&worker->deferred, 0, sizeof(worker->deferred));

@@ -11,6 +11,7 @@
 #ifndef PYL_SCHED_WORKER_H
 #define PYL_SCHED_WORKER_H
 
+#include "base/block_cache.h"
 #include "base/heap.h"
 #include "base/inbox.h"
 #include "reactor/reactor.h"
@@ -59,6 +60,7 @@ struct pyl_worker {
     uint32_t flushes_wanted;  /* streams that asked in this turn to send at its end */
     uint32_t flushes_running; /* the same for the deferred phase that runs now */
     size_t unsent_size;       /* see pyl_worker_note_unsent() */
+    struct pyl_block_cache sends; /* of io/stream_write.c */
 
     char owner_pad[PYL_CACHE_LINE]; /* other threads write below and only below */
     struct pyl_inbox inbox;         /* any thread pushes (release), the owner takes all (acquire) */

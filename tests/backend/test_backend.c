@@ -360,10 +360,10 @@ BACKEND_TEST(backend_send, both_directions_with_short_sends)
     probe_submit(&recv);
     probe_init(&send, env, PYL_OP_SEND, fds[0]);
     struct iovec iov;
+    send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
     while (recv.size < total || received < total) {
         if (pyl_op_is_idle(&send.op) && sent < total) {
             iov = (struct iovec){.iov_base = data + sent, .iov_len = total - sent};
-            send.op.args.send.message = &(struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
             probe_submit(&send);
         }
         write_when_possible(env, fds[1], data, total, &written);
