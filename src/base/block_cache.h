@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-enum { PYL_BLOCK_CACHE_MAX = 512 }; /* blocks; the others are freed */
+enum { PYL_BLOCK_CACHE_MAX = 1024 }; /* blocks; the others are freed */
 
 /* Zeroed: empty. */
 struct pyl_block_cache {
