@@ -59,7 +59,7 @@ def python_steps():
             for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]}
     ends = {pythons.own_tag(), pythons.tag_of(pythons.FREE_THREADED)}
     for kind, run, about, defaults in (
-        ("python", pythons.python_tests, "tests/python", set(tags)),
+        ("python", pythons.python_tests, "tests/python", {*ends, "cp313"}),
         ("cpython", pythons.conformance, "CPython's own asyncio tests", {*ends, "cp313"}),
     ):
         for tag, needs in tags.items():
@@ -72,6 +72,9 @@ def python_steps():
                           lambda job, t=tag: pythons.native_types(job, t), needs=needs,
                           is_default=tag in ends))
     return steps
+
+
+MATRIX_WORDS = ["cpython", "cpython-types", "python/cp312/io_uring", "python/cp312/epoll", "matrix"]
 
 
 def matrix_steps():
@@ -132,7 +135,8 @@ def options_of(arguments):
         epilog="Other arguments go to pytest; a path replaces tests/python.")
     parser.add_argument("--list", action="store_true", help="print the steps")
     parser.add_argument("--matrix", action="store_true", help="CPython's own asyncio tests on every version, "
-                        "with and without debug mode: the steps cpython, cpython-types, matrix")
+                        "with and without debug mode, and tests/python on those that CI leaves out: "
+                        "the steps " + ", ".join(MATRIX_WORDS))
     parser.add_argument("--downstream", action="store_true", help="only the suites of anyio, websockets, "
                         "uvicorn and asyncpg, compared with stock asyncio")
     parser.add_argument("-k", dest="keyword", help="tests to run: pytest's expression, or a part of "
@@ -145,7 +149,7 @@ def options_of(arguments):
     options.words = []
     while rest and not rest[0].startswith("-") and not is_path(rest[0]):
         options.words.append(rest.pop(0))
-    options.words += ["cpython", "cpython-types", "matrix"] if options.matrix else []
+    options.words += MATRIX_WORDS if options.matrix else []
     options.words += ["downstream"] if options.downstream else []
     options.pytest = rest
     if rest and not options.words:
