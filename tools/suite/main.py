@@ -54,13 +54,15 @@ def python_steps():
               if pythons.tag_of(v) != pythons.own_tag()]
     for version in reversed(others):  # the free-threaded one takes longest
         steps.append(Step(f"setup/{pythons.tag_of(version)}", f"pyloop for CPython {version}",
-                          lambda job, v=version: pythons.set_up(job, v), is_support=True))
+                          lambda job, v=version: pythons.set_up(job, v), is_default=version in pythons.IN_CI,
+                          is_support=True))
     tags = {tag: () if tag == pythons.own_tag() else (f"setup/{tag}",)
             for tag in [pythons.own_tag(), *map(pythons.tag_of, others)]}
     ends = {pythons.own_tag(), pythons.tag_of(pythons.FREE_THREADED)}
+    in_ci = {pythons.own_tag(), *map(pythons.tag_of, pythons.IN_CI)}
     for kind, run, about, defaults in (
-        ("python", pythons.python_tests, "tests/python", {*ends, "cp313"}),
-        ("cpython", pythons.conformance, "CPython's own asyncio tests", {*ends, "cp313"}),
+        ("python", pythons.python_tests, "tests/python", in_ci),
+        ("cpython", pythons.conformance, "CPython's own asyncio tests", in_ci),
     ):
         for tag, needs in tags.items():
             for backend in pythons.BACKENDS:

@@ -17,6 +17,7 @@ from runner import LOGS, PASSED, ROOT, Outcome, failed, skipped
 BACKENDS = ("io_uring", "epoll")
 OTHER_VERSIONS = ("3.12", "3.13")
 FREE_THREADED = "3.13t"
+IN_CI = ("3.13", FREE_THREADED)  # and that of .venv; the others on request
 FORKY_VERSIONS = ("3.14", "3.15")  # in the system that tools/debian-forky makes
 
 
