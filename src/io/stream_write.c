@@ -131,7 +131,10 @@ pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size, void 
         (struct pyl_write){.data = data, .size = size, .owner = owner};
     stream->write_count++;
     stream->queued_size += size;
-    if (!stream->is_flush_queued && !pyl_stream_is_sending(stream)) {
+    if (pyl_stream_is_sending(stream)) {
+        return 0; /* send_complete() goes on with it */
+    }
+    if (!stream->is_flush_queued) {
         stream->worker->flushes_wanted++;
         pyl_stream_queue_flush(stream);
     }
@@ -267,6 +270,7 @@ send_now(struct pyl_stream *stream)
         }
         if (sent > 0) {
             total += (size_t)sent;
+            pyl_worker_note_sent(stream->worker, (size_t)sent);
             consume(stream, (size_t)sent);
         }
         if (sent < 0 || (size_t)sent < size) {

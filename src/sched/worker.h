@@ -139,7 +139,8 @@ pyl_worker_is_full(const struct pyl_worker *worker)
            (worker->reactor.ops->features & PYL_BACKEND_BATCHES) == 0;
 }
 
-/* Bytes were queued that a deferred job will send. */
+/* Bytes were queued that a deferred job will send; it is queued already, or this count would stay.
+ */
 static inline void
 pyl_worker_note_unsent(struct pyl_worker *worker, size_t size)
 {
@@ -147,6 +148,13 @@ pyl_worker_note_unsent(struct pyl_worker *worker, size_t size)
     if (pyl_worker_is_full(worker) && worker->is_dispatching) {
         pyl_reactor_stop_dispatch(&worker->reactor);
     }
+}
+
+/* Bytes were sent without waiting for the deferred job. */
+static inline void
+pyl_worker_note_sent(struct pyl_worker *worker, size_t size)
+{
+    worker->unsent_size -= size < worker->unsent_size ? size : worker->unsent_size;
 }
 
 /* Any thread and any signal handler: the job runs on the worker, FIFO per producer. At most one

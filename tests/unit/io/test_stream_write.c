@@ -409,6 +409,23 @@ Test(stream_write, close_many_with_reads_in_flight)
     }
 }
 
+/* Goal: what a turn counts as unsent is what its deferred phase will send: neither what a flush has
+ * sent, nor what waits behind a SEND op. */
+Test(stream_write, only_what_the_flush_job_sends_is_unsent)
+{
+    static uint8_t data[4 * 1024 * 1024];
+    cr_assert_eq(pyl_stream_write(&subject.stream, data, 1000, (void *)1), 0);
+    cr_assert_eq(worker.unsent_size, 1000);
+    pyl_stream_flush(&subject.stream);
+    cr_assert_eq(worker.unsent_size, 0);
+    cr_assert_eq(pyl_stream_write(&subject.stream, data, sizeof(data), (void *)2), 0);
+    fixture_turn_times(&worker, 2);
+    cr_assert(pyl_stream_is_sending(&subject.stream));
+    cr_assert_eq(worker.unsent_size, 0);
+    cr_assert_eq(pyl_stream_write(&subject.stream, data, sizeof(data), (void *)3), 0);
+    cr_assert_eq(worker.unsent_size, 0);
+}
+
 /* Goal: without memory for the queue a write fails, keeps nothing, and the stream lives on. */
 Test(stream_write, write_without_memory)
 {
