@@ -6,171 +6,44 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <stddef.h>
 
-/* tidy: long because it is a table */
+#define NAME(error) [error] = #error
+
+static const char *const names[] = {
+    [0] = "OK",         NAME(E2BIG),           NAME(EACCES),
+    NAME(EADDRINUSE),   NAME(EADDRNOTAVAIL),   NAME(EAFNOSUPPORT),
+    NAME(EAGAIN),       NAME(EALREADY),        NAME(EBADF),
+    NAME(EBADMSG),      NAME(EBUSY),           NAME(ECANCELED),
+    NAME(ECHILD),       NAME(ECONNABORTED),    NAME(ECONNREFUSED),
+    NAME(ECONNRESET),   NAME(EDEADLK),         NAME(EDESTADDRREQ),
+    NAME(EDOM),         NAME(EDQUOT),          NAME(EEXIST),
+    NAME(EFAULT),       NAME(EFBIG),           NAME(EHOSTDOWN),
+    NAME(EHOSTUNREACH), NAME(EIDRM),           NAME(EILSEQ),
+    NAME(EINPROGRESS),  NAME(EINTR),           NAME(EINVAL),
+    NAME(EIO),          NAME(EISCONN),         NAME(EISDIR),
+    NAME(ELOOP),        NAME(EMFILE),          NAME(EMLINK),
+    NAME(EMSGSIZE),     NAME(ENAMETOOLONG),    NAME(ENETDOWN),
+    NAME(ENETRESET),    NAME(ENETUNREACH),     NAME(ENFILE),
+    NAME(ENOBUFS),      NAME(ENODEV),          NAME(ENOENT),
+    NAME(ENOEXEC),      NAME(ENOLCK),          NAME(ENOMEM),
+    NAME(ENOMSG),       NAME(ENOPROTOOPT),     NAME(ENOSPC),
+    NAME(ENOSYS),       NAME(ENOTBLK),         NAME(ENOTCONN),
+    NAME(ENOTDIR),      NAME(ENOTEMPTY),       NAME(ENOTSOCK),
+    NAME(ENOTTY),       NAME(ENXIO),           NAME(EOPNOTSUPP),
+    NAME(EOVERFLOW),    NAME(EPERM),           NAME(EPFNOSUPPORT),
+    NAME(EPIPE),        NAME(EPROTO),          NAME(EPROTONOSUPPORT),
+    NAME(EPROTOTYPE),   NAME(ERANGE),          NAME(EROFS),
+    NAME(ESHUTDOWN),    NAME(ESOCKTNOSUPPORT), NAME(ESPIPE),
+    NAME(ESRCH),        NAME(ESTALE),          NAME(ETIMEDOUT),
+    NAME(ETOOMANYREFS), NAME(ETXTBSY),         NAME(EUSERS),
+    NAME(EXDEV),
+};
+
 const char *
 pyl_error_name(int error)
 {
-    switch (error < 0 ? -error : error) {
-    case 0:
-        return "OK";
-    case E2BIG:
-        return "E2BIG";
-    case EACCES:
-        return "EACCES";
-    case EADDRINUSE:
-        return "EADDRINUSE";
-    case EADDRNOTAVAIL:
-        return "EADDRNOTAVAIL";
-    case EAFNOSUPPORT:
-        return "EAFNOSUPPORT";
-    case EAGAIN:
-        return "EAGAIN";
-    case EALREADY:
-        return "EALREADY";
-    case EBADF:
-        return "EBADF";
-    case EBADMSG:
-        return "EBADMSG";
-    case EBUSY:
-        return "EBUSY";
-    case ECANCELED:
-        return "ECANCELED";
-    case ECHILD:
-        return "ECHILD";
-    case ECONNABORTED:
-        return "ECONNABORTED";
-    case ECONNREFUSED:
-        return "ECONNREFUSED";
-    case ECONNRESET:
-        return "ECONNRESET";
-    case EDEADLK:
-        return "EDEADLK";
-    case EDESTADDRREQ:
-        return "EDESTADDRREQ";
-    case EDOM:
-        return "EDOM";
-    case EDQUOT:
-        return "EDQUOT";
-    case EEXIST:
-        return "EEXIST";
-    case EFAULT:
-        return "EFAULT";
-    case EFBIG:
-        return "EFBIG";
-    case EHOSTDOWN:
-        return "EHOSTDOWN";
-    case EHOSTUNREACH:
-        return "EHOSTUNREACH";
-    case EIDRM:
-        return "EIDRM";
-    case EILSEQ:
-        return "EILSEQ";
-    case EINPROGRESS:
-        return "EINPROGRESS";
-    case EINTR:
-        return "EINTR";
-    case EINVAL:
-        return "EINVAL";
-    case EIO:
-        return "EIO";
-    case EISCONN:
-        return "EISCONN";
-    case EISDIR:
-        return "EISDIR";
-    case ELOOP:
-        return "ELOOP";
-    case EMFILE:
-        return "EMFILE";
-    case EMLINK:
-        return "EMLINK";
-    case EMSGSIZE:
-        return "EMSGSIZE";
-    case ENAMETOOLONG:
-        return "ENAMETOOLONG";
-    case ENETDOWN:
-        return "ENETDOWN";
-    case ENETRESET:
-        return "ENETRESET";
-    case ENETUNREACH:
-        return "ENETUNREACH";
-    case ENFILE:
-        return "ENFILE";
-    case ENOBUFS:
-        return "ENOBUFS";
-    case ENODEV:
-        return "ENODEV";
-    case ENOENT:
-        return "ENOENT";
-    case ENOEXEC:
-        return "ENOEXEC";
-    case ENOLCK:
-        return "ENOLCK";
-    case ENOMEM:
-        return "ENOMEM";
-    case ENOMSG:
-        return "ENOMSG";
-    case ENOPROTOOPT:
-        return "ENOPROTOOPT";
-    case ENOSPC:
-        return "ENOSPC";
-    case ENOSYS:
-        return "ENOSYS";
-    case ENOTBLK:
-        return "ENOTBLK";
-    case ENOTCONN:
-        return "ENOTCONN";
-    case ENOTDIR:
-        return "ENOTDIR";
-    case ENOTEMPTY:
-        return "ENOTEMPTY";
-    case ENOTSOCK:
-        return "ENOTSOCK";
-    case ENOTTY:
-        return "ENOTTY";
-    case ENXIO:
-        return "ENXIO";
-    case EOPNOTSUPP:
-        return "EOPNOTSUPP";
-    case EOVERFLOW:
-        return "EOVERFLOW";
-    case EPERM:
-        return "EPERM";
-    case EPFNOSUPPORT:
-        return "EPFNOSUPPORT";
-    case EPIPE:
-        return "EPIPE";
-    case EPROTO:
-        return "EPROTO";
-    case EPROTONOSUPPORT:
-        return "EPROTONOSUPPORT";
-    case EPROTOTYPE:
-        return "EPROTOTYPE";
-    case ERANGE:
-        return "ERANGE";
-    case EROFS:
-        return "EROFS";
-    case ESHUTDOWN:
-        return "ESHUTDOWN";
-    case ESOCKTNOSUPPORT:
-        return "ESOCKTNOSUPPORT";
-    case ESPIPE:
-        return "ESPIPE";
-    case ESRCH:
-        return "ESRCH";
-    case ESTALE:
-        return "ESTALE";
-    case ETIMEDOUT:
-        return "ETIMEDOUT";
-    case ETOOMANYREFS:
-        return "ETOOMANYREFS";
-    case ETXTBSY:
-        return "ETXTBSY";
-    case EUSERS:
-        return "EUSERS";
-    case EXDEV:
-        return "EXDEV";
-    default:
-        return "UNKNOWN";
-    }
+    size_t index = error < 0 ? 0U - (unsigned)error : (unsigned)error;
+    const char *name = index < sizeof(names) / sizeof(names[0]) ? names[index] : NULL;
+    return name != NULL ? name : "UNKNOWN";
 }
