@@ -166,12 +166,10 @@ class TransportsMixin:
             return await selector_events.BaseSelectorEventLoop._sendfile_native(self, transp, file, offset, count)
         resume_reading = transp.is_reading()
         transp.pause_reading()
-        transp._set_in_sendfile(True)
         try:
             await transp._make_empty_waiter()
             return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
         finally:
-            transp._set_in_sendfile(False)
             transp._reset_empty_waiter()
             if resume_reading:
                 transp.resume_reading()

@@ -156,7 +156,7 @@ pyl_fd_table_check_free(struct pyl_loop *loop, PyObject *fileobj, int fd)
         return 0;
     }
     struct pyl_transport *transport = (struct pyl_transport *)owner;
-    if (transport->is_closing || transport->is_in_sendfile) {
+    if (transport->is_closing || transport->empty_waiter != NULL) {
         return 0;
     }
     PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R", fileobj, owner);

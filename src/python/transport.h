@@ -57,7 +57,7 @@ struct pyl_transport {
     PyObject *read_method;
     struct pyl_transport_buffer *buffer; /* is_buffered, or was */
     PyObject *error;                     /* what connection_lost gets, or NULL for None */
-    PyObject *empty_waiter;              /* future of sendfile, or NULL */
+    PyObject *empty_waiter;              /* of sendfile, which alone may then use our fd; or NULL */
     struct pyl_transport_info *info;     /* NULL: nothing; see pyl_transport_need_info() */
 
     /* The peer of an accepted IPv4 connection, taken while it was sure; port 0: none. */
@@ -75,7 +75,6 @@ struct pyl_transport {
     bool is_guest : 1;        /* counted by pyl_views_count_guest() */
     bool is_start_queued : 1; /* start_job is queued */
     bool is_lost_due : 1;     /* the stream was lost before start_job ran */
-    bool is_in_sendfile : 1;  /* add_writer on our fd is allowed */
     bool has_io_ref : 1;      /* sock._io_refs was raised */
     /* The same; Python may look at them. */
     bool is_closing;

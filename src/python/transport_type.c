@@ -259,18 +259,6 @@ method_can_write_eof(PyObject *self, PyObject *unused)
     Py_RETURN_TRUE;
 }
 
-/* While sendfile writes to the fd itself, add_writer() on it must be allowed. */
-static PyObject *
-method_set_in_sendfile(PyObject *self, PyObject *value)
-{
-    int is_in_sendfile = PyObject_IsTrue(value);
-    if (is_in_sendfile < 0) {
-        return NULL;
-    }
-    ((struct pyl_transport *)self)->is_in_sendfile = is_in_sendfile;
-    Py_RETURN_NONE;
-}
-
 static int
 convert_loop(PyObject *object, struct pyl_state *state, struct pyl_loop **ret_loop)
 {
@@ -435,7 +423,6 @@ static PyMethodDef transport_methods[] = {
     {"_fatal_error", KEYWORDS(method_fatal_error), METH_VARARGS | METH_KEYWORDS, NULL},
     {"_make_empty_waiter", pyl_transport_make_empty_waiter, METH_NOARGS, NULL},
     {"_reset_empty_waiter", pyl_transport_reset_empty_waiter, METH_NOARGS, NULL},
-    {"_set_in_sendfile", method_set_in_sendfile, METH_O, NULL},
     {"_open", method_open, METH_VARARGS | METH_CLASS, NULL},
     {NULL, NULL, 0, NULL},
 };
