@@ -10,6 +10,7 @@
 #include <pyloop/python.h>
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -103,22 +103,22 @@ leave(struct pyl_transport *transport)
     }
 }
 
-/* The method may replace the protocol and with it the cached method: hold them while it runs.
- * `unbound`: a function, called with the protocol first. */
+/* The method may replace the protocol and with it the cached method: hold it while it runs. `self`:
+ * NULL, or what a function without a self of its own is called with first, held as well. */
 static inline PyObject *
-call_held(struct pyl_transport *transport, PyObject *method, bool is_unbound, PyObject *argument)
+call_held(struct pyl_transport *transport, PyObject *method, PyObject *self, PyObject *argument)
 {
-    PyObject *protocol = Py_NewRef(transport->protocol);
+    PyObject *arguments[] = {self, argument};
+    Py_XINCREF(self);
     Py_INCREF(method);
     int64_t start_ns = pyl_loop_slow_start(transport->loop);
-    PyObject *arguments[] = {protocol, argument};
-    PyObject *result = is_unbound ? PyObject_Vectorcall(method, arguments, 2, NULL)
-                                  : PyObject_CallOneArg(method, argument);
+    PyObject *result = self != NULL ? PyObject_Vectorcall(method, arguments, 2, NULL)
+                                    : PyObject_CallOneArg(method, argument);
     if (PYL_UNLIKELY(start_ns != 0)) {
         pyl_loop_slow_end(transport->loop, start_ns, method);
     }
     Py_DECREF(method);
-    Py_DECREF(protocol);
+    Py_XDECREF(self);
     return result;
 }
 
@@ -155,7 +155,8 @@ call_read_method(struct pyl_transport *transport, PyObject *name, PyObject *argu
             return NULL;
         }
     }
-    return call_held(transport, transport->read_method, transport->is_read_unbound, argument);
+    PyObject *self = transport->is_read_unbound ? transport->protocol : NULL;
+    return call_held(transport, transport->read_method, self, argument);
 }
 
 /* Calls nothing of the user's, so no context is needed. */
@@ -210,7 +211,7 @@ borrow_view(struct pyl_transport *transport)
         *method = PyObject_GetAttr(transport->protocol, transport->state->str.get_buffer);
     }
     if (hint != NULL && *method != NULL) {
-        buffer = call_held(transport, *method, false, hint);
+        buffer = call_held(transport, *method, NULL, hint);
     }
     Py_XDECREF(hint);
     if (buffer == NULL) {
