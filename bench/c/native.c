@@ -68,11 +68,12 @@ make_future(PyObject *module, PyObject *unused)
     int is_full = last - first == QUEUE_SIZE;
     if (!is_full) {
         queue[last++ % QUEUE_SIZE] = promise;
-        pthread_cond_signal(&has_changed);
     }
     pthread_mutex_unlock(&lock);
     if (is_full) {
         (void)pyloop_promise_abandon(promise);
+    } else {
+        pthread_cond_signal(&has_changed); /* who wakes does not find the lock held */
     }
     return future;
 }

@@ -1,9 +1,16 @@
 /*
- * blocking.c - the blocking pool. One mutex guards everything; an item costs a few microseconds
- * anyway for the thread switch, so nothing cleverer would be noticed.
+ * blocking.c - the blocking pool. One mutex guards everything, but nobody is woken under it: who is
+ * woken may run at once, in the place of the waker, and must not find it held.
  *
- * Invariant: stats.threads is the length of `threads`; a thread is on `threads` or `ended` until it
- * is joined.
+ * Threads come one after the other: while one is on its way to the queue (woken, just started, or
+ * back from an item) no other is called; when it has taken an item and left others, it calls the
+ * next. So many short items do not cost a wake-up each. Of those that wait the last to come is
+ * woken first: its caches are warm, and those that are not needed come to their end.
+ *
+ * Invariants: while items are queued, a thread is on its way, or all run items and no more could be
+ * started. stats.threads is the length of `threads`, waiting_count that of `waiting`; a thread is
+ * on one of `threads`, `ended` and `spare`, and on `waiting` while it waits and nobody has woken
+ * it.
  */
 #include "sched/blocking.h"
 
@@ -19,34 +26,15 @@
 enum { THREADS_DEFAULT = 32 };
 #define IDLE_DEFAULT_NS (10 * PYL_NS_PER_S)
 
+/* Lives as long as the pool, because a waker may still be about to signal `wake` when the thread
+ * has ended. */
 struct pool_thread {
     struct pyl_blocking_pool *pool;
-    struct pyl_list link; /* guarded by pool->lock: in threads or ended */
-    pthread_t id;         /* written by pthread_create() while the creator holds the lock */
+    struct pyl_list link;    /* guarded by pool->lock: in threads, ended or spare */
+    struct pyl_list waiting; /* guarded by pool->lock: in pool->waiting, or nowhere */
+    pthread_cond_t wake;
+    pthread_t id; /* written by pthread_create() while the creator holds the lock */
 };
-
-static int
-init_sync(struct pyl_blocking_pool *pool)
-{
-    pthread_condattr_t attributes;
-    int rc = pthread_condattr_init(&attributes);
-    if (rc != 0) {
-        return -rc;
-    }
-    rc = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    if (rc == 0) {
-        rc = pthread_cond_init(&pool->is_changed, &attributes);
-    }
-    (void)pthread_condattr_destroy(&attributes);
-    if (rc != 0) {
-        return -rc;
-    }
-    rc = pthread_mutex_init(&pool->lock, NULL);
-    if (rc != 0) {
-        (void)pthread_cond_destroy(&pool->is_changed);
-    }
-    return -rc;
-}
 
 int
 pyl_blocking_init(struct pyl_blocking_pool *pool, const struct pyl_blocking_options *options)
@@ -63,8 +51,10 @@ pyl_blocking_init(struct pyl_blocking_pool *pool, const struct pyl_blocking_opti
     }
     pyl_list_init(&pool->queue);
     pyl_list_init(&pool->threads);
+    pyl_list_init(&pool->waiting);
     pyl_list_init(&pool->ended);
-    int rc = init_sync(pool);
+    pyl_list_init(&pool->spare);
+    int rc = -pthread_mutex_init(&pool->lock, NULL);
     pool->is_initialized = rc == 0;
     return rc;
 }
@@ -73,38 +63,90 @@ static void
 run_done(struct pyl_job *job)
 {
     struct pyl_work *work = PYL_CONTAINER_OF(job, struct pyl_work, job);
-    /* Whoever set the final state posted this job afterwards, so no lock is needed to read it. */
-    bool was_run = work->state == PYL_WORK_FINISHED;
+    /* Nobody writes the state after this job was posted, so no lock is needed to read it. */
+    bool was_run = work->state == PYL_WORK_RUNNING;
     work->state = PYL_WORK_IDLE;
     work->done(work, was_run);
 }
 
-/* Under the lock. */
-static struct pyl_work *
-take_work(struct pyl_blocking_pool *pool)
+/* ---- who waits; all under the lock ---- */
+
+static int start_thread(struct pyl_blocking_pool *pool);
+
+static void
+end_wait(struct pool_thread *thread)
 {
-    struct pyl_work *work = PYL_CONTAINER_OF(pool->queue.next, struct pyl_work, link);
-    pyl_list_remove(&work->link);
-    pool->stats.queued--;
-    return work;
+    if (!pyl_list_is_empty(&thread->waiting)) {
+        pyl_list_remove(&thread->waiting);
+        thread->pool->waiting_count--;
+    }
 }
 
-/* Under the lock. Returns false when the thread has been idle for too long. */
-static bool
-wait_for_work(struct pyl_blocking_pool *pool)
+/* Sees to it that somebody comes if items are queued. Returns whom to signal once the lock is free,
+ * or NULL. */
+static pthread_cond_t *
+call_thread(struct pyl_blocking_pool *pool)
 {
+    bool is_one_coming = pool->stats.threads_idle > pool->waiting_count;
+    if (is_one_coming || pyl_list_is_empty(&pool->queue)) {
+        return NULL;
+    }
+    if (pyl_list_is_empty(&pool->waiting)) {
+        if (pool->stats.threads < pool->options.threads_max) {
+            (void)start_thread(pool); /* failed: one of those that run takes it, if there are any */
+        }
+        return NULL;
+    }
+    struct pool_thread *thread = PYL_CONTAINER_OF(pool->waiting.prev, struct pool_thread, waiting);
+    end_wait(thread);
+    return &thread->wake;
+}
+
+/* ---- the threads ---- */
+
+/* Under the lock. Returns false when the thread has been idle for too long, or the pool closes. */
+static bool
+wait_for_work(struct pool_thread *thread)
+{
+    struct pyl_blocking_pool *pool = thread->pool;
     int64_t deadline_ns = pyl_clock_after(pyl_clock_now_ns(), pool->options.idle_ns);
     struct timespec deadline = {
         .tv_sec = (time_t)(deadline_ns / PYL_NS_PER_S),
         .tv_nsec = (long)(deadline_ns % PYL_NS_PER_S),
     };
     int rc = 0;
-    pool->stats.threads_idle++;
     while (pyl_list_is_empty(&pool->queue) && !pool->is_closing && rc == 0) {
-        rc = pthread_cond_timedwait(&pool->is_changed, &pool->lock, &deadline);
+        pyl_list_append(&pool->waiting, &thread->waiting);
+        pool->waiting_count++;
+        rc = pthread_cond_timedwait(&thread->wake, &pool->lock, &deadline);
+        end_wait(thread);
     }
-    pool->stats.threads_idle--;
     return !pyl_list_is_empty(&pool->queue);
+}
+
+/* Under the lock, which it lets go of meanwhile. */
+static void
+run_oldest(struct pyl_blocking_pool *pool)
+{
+    struct pyl_work *work = PYL_CONTAINER_OF(pool->queue.next, struct pyl_work, link);
+    struct pyl_worker *worker = work->worker;
+    pyl_list_remove(&work->link);
+    work->state = PYL_WORK_RUNNING;
+    pool->stats.queued--;
+    pool->stats.threads_idle--;
+    pthread_cond_t *next = call_thread(pool);
+    (void)pthread_mutex_unlock(&pool->lock);
+
+    if (next != NULL) {
+        (void)pthread_cond_signal(next);
+    }
+    work->run(work);
+
+    (void)pthread_mutex_lock(&pool->lock);
+    pool->stats.threads_idle++; /* before the worker hears of it, and comes with the next item */
+    (void)pthread_mutex_unlock(&pool->lock);
+    pyl_worker_post_remote(worker, &work->job); /* the item is the worker's from here on */
+    (void)pthread_mutex_lock(&pool->lock);
 }
 
 static void *
@@ -113,40 +155,58 @@ run_thread(void *argument)
     struct pool_thread *thread = argument;
     struct pyl_blocking_pool *pool = thread->pool;
     (void)pthread_mutex_lock(&pool->lock);
-    while (wait_for_work(pool)) {
-        struct pyl_work *work = take_work(pool);
-        work->state = PYL_WORK_RUNNING;
-        (void)pthread_mutex_unlock(&pool->lock);
-
-        struct pyl_worker *worker = work->worker;
-        work->run(work);
-
-        (void)pthread_mutex_lock(&pool->lock);
-        work->state = PYL_WORK_FINISHED;
-        /* The item belongs to its worker from here on. Posted under the lock, so that a closed pool
-         * has posted everything and pyl_work_cancel() never sees an item that is already done. */
-        pyl_worker_post_remote(worker, &work->job);
+    while (wait_for_work(thread)) {
+        run_oldest(pool);
     }
     pyl_list_remove(&thread->link);
     pyl_list_append(&pool->ended, &thread->link);
     pool->stats.threads--;
+    pool->stats.threads_idle--;
     (void)pthread_mutex_unlock(&pool->lock);
     return NULL;
 }
 
-/* Under the lock. Returns 0 or -errno. */
+static int
+init_wake(pthread_cond_t *wake)
+{
+    pthread_condattr_t attributes;
+    int rc = pthread_condattr_init(&attributes);
+    if (rc != 0) {
+        return -rc;
+    }
+    rc = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    if (rc == 0) {
+        rc = pthread_cond_init(wake, &attributes);
+    }
+    (void)pthread_condattr_destroy(&attributes);
+    return -rc;
+}
+
+/* Under the lock. On `spare`; or NULL. */
+static struct pool_thread *
+spare_thread(struct pyl_blocking_pool *pool)
+{
+    if (!pyl_list_is_empty(&pool->spare)) {
+        return PYL_CONTAINER_OF(pool->spare.next, struct pool_thread, link);
+    }
+    struct pool_thread *thread = pyl_alloc_zero(sizeof(*thread));
+    if (thread == NULL || init_wake(&thread->wake) < 0) {
+        pyl_free(thread);
+        return NULL;
+    }
+    thread->pool = pool;
+    pyl_list_init(&thread->waiting);
+    pyl_list_append(&pool->spare, &thread->link);
+    return thread;
+}
+
+/* Under the lock. The new thread is on its way. Returns 0 or -EAGAIN. */
 static int
 start_thread(struct pyl_blocking_pool *pool)
 {
-    struct pool_thread *thread = pyl_alloc_zero(sizeof(*thread));
-    if (thread == NULL) {
-        return -EAGAIN;
-    }
-    thread->pool = pool;
+    struct pool_thread *thread = spare_thread(pool);
     pthread_attr_t attributes;
-    int rc = pthread_attr_init(&attributes);
-    if (rc != 0) {
-        pyl_free(thread);
+    if (thread == NULL || pthread_attr_init(&attributes) != 0) {
         return -EAGAIN;
     }
     if (pool->options.stack_size != 0) {
@@ -156,48 +216,45 @@ start_thread(struct pyl_blocking_pool *pool)
     sigset_t before;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* the new thread inherits it */
-    rc = pthread_create(&thread->id, &attributes, run_thread, thread);
+    int rc = pthread_create(&thread->id, &attributes, run_thread, thread);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     (void)pthread_attr_destroy(&attributes);
     if (rc != 0) {
-        pyl_free(thread);
         return -EAGAIN;
     }
+    pyl_list_remove(&thread->link);
     pyl_list_append(&pool->threads, &thread->link);
     pool->stats.threads++;
+    pool->stats.threads_idle++;
     pool->stats.threads_started++;
     return 0;
 }
 
-/* Takes the ended threads off the pool; they hold no lock any more or are about to let it go. */
+/* Under the lock. They hold it no longer, or are about to let it go for the last time. */
 static void
-join_ended(struct pyl_list *ended)
+join_ended(struct pyl_blocking_pool *pool)
 {
-    while (!pyl_list_is_empty(ended)) {
-        struct pool_thread *thread = PYL_CONTAINER_OF(ended->next, struct pool_thread, link);
-        pyl_list_remove(&thread->link);
+    while (!pyl_list_is_empty(&pool->ended)) {
+        struct pool_thread *thread = PYL_CONTAINER_OF(pool->ended.next, struct pool_thread, link);
         (void)pthread_join(thread->id, NULL);
-        pyl_free(thread);
+        pyl_list_remove(&thread->link);
+        pyl_list_append(&pool->spare, &thread->link);
     }
 }
+
+/* ---- items ---- */
 
 int
 pyl_blocking_submit(struct pyl_blocking_pool *pool, struct pyl_worker *worker,
                     struct pyl_work *work)
 {
-    struct pyl_list ended;
-    int rc = 0;
+    pthread_cond_t *called = NULL;
     (void)pthread_mutex_lock(&pool->lock);
     PYL_DCHECK(work->state == PYL_WORK_IDLE);
-    pyl_list_move_all(&ended, &pool->ended);
-    if (pool->is_closing) {
-        rc = -ECANCELED;
-    } else if (pool->stats.queued >= pool->stats.threads_idle &&
-               pool->stats.threads < pool->options.threads_max) {
-        rc = start_thread(pool);
-        if (pool->stats.threads > 0) {
-            rc = 0; /* one of the others will take it */
-        }
+    int rc = pool->is_closing ? -ECANCELED : 0;
+    if (rc == 0) {
+        join_ended(pool);
+        rc = pool->stats.threads == 0 ? start_thread(pool) : 0;
     }
     if (rc == 0) {
         work->pool = pool;
@@ -206,10 +263,12 @@ pyl_blocking_submit(struct pyl_blocking_pool *pool, struct pyl_worker *worker,
         work->state = PYL_WORK_QUEUED;
         pyl_list_append(&pool->queue, &work->link);
         pool->stats.queued++;
-        (void)pthread_cond_signal(&pool->is_changed);
+        called = call_thread(pool);
     }
     (void)pthread_mutex_unlock(&pool->lock);
-    join_ended(&ended);
+    if (called != NULL) {
+        (void)pthread_cond_signal(called);
+    }
     return rc;
 }
 
@@ -245,6 +304,16 @@ pyl_work_of_job(struct pyl_job *job)
     return job->run == run_done ? PYL_CONTAINER_OF(job, struct pyl_work, job) : NULL;
 }
 
+static void
+free_threads(struct pyl_list *threads)
+{
+    while (!pyl_list_is_empty(threads)) {
+        struct pool_thread *thread = PYL_CONTAINER_OF(threads->next, struct pool_thread, link);
+        pyl_list_remove(&thread->link);
+        pyl_free(thread);
+    }
+}
+
 void
 pyl_blocking_close(struct pyl_blocking_pool *pool)
 {
@@ -256,31 +325,24 @@ pyl_blocking_close(struct pyl_blocking_pool *pool)
     while (!pyl_list_is_empty(&pool->queue)) {
         cancel_queued(PYL_CONTAINER_OF(pool->queue.next, struct pyl_work, link));
     }
-    (void)pthread_cond_broadcast(&pool->is_changed);
-    /* Threads move themselves from `threads` to `ended`; each is joined where it is found. */
-    while (!pyl_list_is_empty(&pool->threads) || !pyl_list_is_empty(&pool->ended)) {
-        struct pyl_list *list = pyl_list_is_empty(&pool->ended) ? &pool->threads : &pool->ended;
-        struct pool_thread *thread = PYL_CONTAINER_OF(list->next, struct pool_thread, link);
+    while (!pyl_list_is_empty(&pool->threads)) {
+        struct pool_thread *thread = PYL_CONTAINER_OF(pool->threads.next, struct pool_thread, link);
+        (void)pthread_cond_signal(&thread->wake);
         (void)pthread_mutex_unlock(&pool->lock);
-        (void)pthread_join(thread->id, NULL);
+        (void)pthread_join(thread->id, NULL); /* it has moved to `ended` */
         (void)pthread_mutex_lock(&pool->lock);
         pyl_list_remove(&thread->link);
-        pyl_free(thread);
+        pyl_list_append(&pool->spare, &thread->link);
     }
+    join_ended(pool);
     (void)pthread_mutex_unlock(&pool->lock);
-    (void)pthread_mutex_destroy(&pool->lock);
-    (void)pthread_cond_destroy(&pool->is_changed);
-    pool->is_initialized = false;
-}
-
-static void
-forget_threads(struct pyl_list *threads)
-{
-    while (!pyl_list_is_empty(threads)) {
-        struct pool_thread *thread = PYL_CONTAINER_OF(threads->next, struct pool_thread, link);
-        pyl_list_remove(&thread->link);
-        pyl_free(thread);
+    struct pyl_list *head = &pool->spare;
+    for (struct pyl_list *link = head->next; link != head; link = link->next) {
+        (void)pthread_cond_destroy(&PYL_CONTAINER_OF(link, struct pool_thread, link)->wake);
     }
+    free_threads(head);
+    (void)pthread_mutex_destroy(&pool->lock);
+    pool->is_initialized = false;
 }
 
 void
@@ -292,8 +354,9 @@ pyl_blocking_abandon(struct pyl_blocking_pool *pool)
     /* The lock may have been held by a thread that is gone: it is left as it is, and the lists only
      * if it was free, because otherwise they may be half changed. */
     if (pthread_mutex_trylock(&pool->lock) == 0) {
-        forget_threads(&pool->threads);
-        forget_threads(&pool->ended);
+        free_threads(&pool->threads);
+        free_threads(&pool->ended);
+        free_threads(&pool->spare);
     }
     memset(pool, 0, sizeof(*pool));
 }

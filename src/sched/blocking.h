@@ -18,15 +18,14 @@
 struct pyl_work;
 
 /*
- * IDLE --submit--> QUEUED --a thread takes it--> RUNNING --run() returned--> FINISHED
- *                     |                                                        |
- *                     +-- pyl_work_cancel, pyl_blocking_close --> CANCELLED ---+--done()--> IDLE
+ * IDLE --submit--> QUEUED --a thread takes it--> RUNNING --run() returned--+
+ *                     |                                                     |
+ *                     +-- pyl_work_cancel, pyl_blocking_close --> CANCELLED +--done()--> IDLE
  */
 enum pyl_work_state {
     PYL_WORK_IDLE,
     PYL_WORK_QUEUED,
     PYL_WORK_RUNNING,
-    PYL_WORK_FINISHED,
     PYL_WORK_CANCELLED,
 };
 
@@ -41,7 +40,7 @@ struct pyl_work {
     struct pyl_blocking_pool *pool;
     struct pyl_worker *worker;
     struct pyl_list link; /* guarded by pool->lock */
-    uint8_t state;        /* guarded by pool->lock; enum pyl_work_state */
+    uint8_t state;        /* guarded by pool->lock until job is posted; enum pyl_work_state */
     struct pyl_job job;
 };
 
@@ -53,19 +52,21 @@ struct pyl_blocking_options {
 
 struct pyl_blocking_stats {
     uint32_t threads;
-    uint32_t threads_idle;
+    uint32_t threads_idle; /* those that run no item */
     uint32_t queued;
     uint64_t threads_started;
 };
 
 struct pyl_blocking_pool {
     pthread_mutex_t lock;
-    pthread_cond_t is_changed; /* work was queued, or the pool closes */
     struct pyl_blocking_options options;
     struct pyl_list queue;           /* guarded by lock: QUEUED items, oldest first */
     struct pyl_list threads;         /* guarded by lock: running threads */
+    struct pyl_list waiting;         /* guarded by lock: those that wait, the last to come last */
     struct pyl_list ended;           /* guarded by lock: threads to be joined */
+    struct pyl_list spare;           /* guarded by lock: memory of joined threads */
     struct pyl_blocking_stats stats; /* guarded by lock */
+    uint32_t waiting_count;          /* guarded by lock */
     bool is_closing;                 /* guarded by lock */
     bool is_initialized;             /* owner */
 };
@@ -88,7 +89,8 @@ void pyl_blocking_abandon(struct pyl_blocking_pool *pool);
 /*
  * Queues the item; its state must be IDLE.
  *
- * Thread:  any, but done() is called on `worker`, which must still be turning then.
+ * Thread:  any, but done() is called on `worker`, which must still be turning then; and this must
+ *          return before pyl_blocking_close() does.
  * Returns: 0; -ECANCELED when the pool is closing; -EAGAIN when the first thread cannot be started.
  *          On failure nothing is kept and done() is not called.
  */
