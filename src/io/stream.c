@@ -55,15 +55,6 @@ pyl_stream_queue_event(struct pyl_stream *stream)
     }
 }
 
-void
-pyl_stream_queue_flush(struct pyl_stream *stream)
-{
-    if (!stream->is_flush_queued) {
-        stream->is_flush_queued = true;
-        pyl_worker_defer(stream->worker, &stream->flush_job);
-    }
-}
-
 /* Reading: wanted by the owner, and something can still come. */
 static bool
 can_deliver(const struct pyl_stream *stream)
@@ -147,10 +138,9 @@ note_direct_read(struct pyl_stream *stream, size_t size, size_t room)
     }
 }
 
-/* Gives received bytes to the owner, in whichever way it wants them now. Returns how many it took;
- * the rest is the caller's to keep. */
+/* deliver() to an owner that has memory for it, and may change its mind in a callback. */
 static size_t
-deliver(struct pyl_stream *stream, const uint8_t *data, size_t size)
+deliver_copy(struct pyl_stream *stream, const uint8_t *data, size_t size)
 {
     size_t taken = 0;
     while (taken < size && can_deliver(stream)) {
@@ -170,6 +160,21 @@ deliver(struct pyl_stream *stream, const uint8_t *data, size_t size)
         stream->ops->on_buffer_filled(stream, count);
     }
     return taken;
+}
+
+/* Gives received bytes to the owner, in whichever way it wants them now. Returns how many it took;
+ * the rest is the caller's to keep. */
+static inline size_t
+deliver(struct pyl_stream *stream, const uint8_t *data, size_t size)
+{
+    if (PYL_UNLIKELY(stream->is_direct_read)) {
+        return deliver_copy(stream, data, size);
+    }
+    if (!can_deliver(stream)) {
+        return 0;
+    }
+    stream->ops->on_data(stream, data, size);
+    return size;
 }
 
 /* Tells how reading ended, when it has and nothing is held any more. */

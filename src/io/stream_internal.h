@@ -14,7 +14,14 @@ void pyl_stream_fail(struct pyl_stream *stream, int error);
 void pyl_stream_queue_event(struct pyl_stream *stream);
 
 /* Queues the job for the end of this turn. */
-void pyl_stream_queue_flush(struct pyl_stream *stream);
+static inline void
+pyl_stream_queue_flush(struct pyl_stream *stream)
+{
+    if (!stream->is_flush_queued) {
+        stream->is_flush_queued = true;
+        pyl_worker_defer(stream->worker, &stream->flush_job);
+    }
+}
 
 /* To be called after anything that may have been the last thing a closing stream waited for. */
 void pyl_stream_settle(struct pyl_stream *stream);

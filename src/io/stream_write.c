@@ -107,12 +107,17 @@ pop_write(struct pyl_stream *stream)
     }
 }
 
+static bool
+is_draining(const struct pyl_stream *stream)
+{
+    return stream->state == PYL_STREAM_CLOSING && !stream->is_aborting && !stream->is_lost;
+}
+
 int
 pyl_stream_write(struct pyl_stream *stream, const void *data, size_t size, void *owner)
 {
-    bool is_draining =
-        stream->state == PYL_STREAM_CLOSING && !stream->is_aborting && !stream->is_lost;
-    if ((stream->state != PYL_STREAM_OPEN && !is_draining) || stream->is_shutdown_wanted) {
+    if ((PYL_UNLIKELY(stream->state != PYL_STREAM_OPEN) && !is_draining(stream)) ||
+        stream->is_shutdown_wanted) {
         return -EPIPE;
     }
     if (size == 0) {
@@ -184,15 +189,16 @@ pyl_stream_drop_queue(struct pyl_stream *stream)
     shrink_ring(stream);
 }
 
-/* Describes the head of the queue. Returns how many vectors; *ret_size is their sum. */
+/* Describes the head of the queue, which is not empty. Returns how many vectors; *ret_size is their
+ * sum. */
 static int
 fill_vectors(const struct pyl_stream *stream, struct iovec *iov, int capacity, size_t *ret_size)
 {
     size_t size = 0;
+    size_t skip = stream->first_sent;
     int count = 0;
-    while (count < capacity && (uint32_t)count < stream->write_count && size < SEND_BYTES_MAX) {
+    do {
         const struct pyl_write *item = write_at(stream, (uint32_t)count);
-        size_t skip = count == 0 ? stream->first_sent : 0;
         size_t left = item->size - skip;
         if (left > SEND_BYTES_MAX - size) {
             left = SEND_BYTES_MAX - size;
@@ -200,8 +206,9 @@ fill_vectors(const struct pyl_stream *stream, struct iovec *iov, int capacity, s
         iov[count].iov_base = (void *)(item->data + skip);
         iov[count].iov_len = left;
         size += left;
+        skip = 0;
         count++;
-    }
+    } while (count < capacity && (uint32_t)count < stream->write_count && size < SEND_BYTES_MAX);
     *ret_size = size;
     return count;
 }

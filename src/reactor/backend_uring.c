@@ -40,6 +40,15 @@ enum {
 
 /* ---- ring ---- */
 
+/* Entry i of the queue is always request i: written here, and not with each request. */
+static void
+name_entries(struct io_uring_sq *sq)
+{
+    for (unsigned i = 0; sq->array != NULL && i < sq->ring_entries; i++) {
+        sq->array[i] = i;
+    }
+}
+
 /*
  * SINGLE_ISSUER and DEFER_TASKRUN: completions are worked on in our own io_uring_enter() and
  * nowhere else, in batches (Linux 6.1). TASKRUN_FLAG tells in shared memory when that is worth a
@@ -76,6 +85,7 @@ ring_open(struct pyl_uring *uring)
         io_uring_queue_exit(&uring->ring);
         return rc;
     }
+    name_entries(&uring->ring.sq);
     uring->has_ring = true;
     uring->is_enabled = false;
     uring->is_waker_armed = false;
@@ -174,28 +184,14 @@ ring_submit(struct pyl_reactor *reactor, bool get_events)
     }
 }
 
-struct io_uring_sqe *
-pyl_uring_sqe_get(struct pyl_reactor *reactor)
+bool
+pyl_uring_make_room(struct pyl_reactor *reactor)
 {
-    struct pyl_uring *uring = pyl_uring_of(reactor);
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
-    if (PYL_UNLIKELY(sqe == NULL)) {
-        ring_submit(reactor, false);
-        sqe = io_uring_get_sqe(&uring->ring);
-    }
-    return sqe;
+    ring_submit(reactor, false);
+    return pyl_uring_has_room(&pyl_uring_of(reactor)->ring.sq);
 }
 
 /* ---- ops ---- */
-
-void
-pyl_uring_op_unlist(struct pyl_op *op)
-{
-    if (op->backend_bits & PYL_URING_LISTED) {
-        pyl_list_remove(&op->queue);
-        op->backend_bits &= (uint8_t)~PYL_URING_LISTED;
-    }
-}
 
 void
 pyl_uring_op_list(struct pyl_list *list, struct pyl_op *op)
@@ -220,7 +216,7 @@ uring_submit(struct pyl_reactor *reactor, struct pyl_op *op)
     struct pyl_uring *uring = pyl_uring_of(reactor);
     op->backend_bits = 0;
     op->backend_value = (int32_t)uring->round;
-    int rc = pyl_uring_op_check(op);
+    int rc = op->kind == PYL_OP_POLL ? pyl_uring_check_poll(op) : 0;
     if (rc < 0) {
         op_list_done(uring, op, rc);
         return;
@@ -335,18 +331,14 @@ static void
 harvest(struct pyl_reactor *reactor)
 {
     struct pyl_uring *uring = pyl_uring_of(reactor);
-    struct io_uring_cqe *cqe;
-    unsigned head;
-    unsigned count = 0;
-    io_uring_for_each_cqe(&uring->ring, head, cqe)
-    {
+    const struct io_uring_cq *cq = &uring->ring.cq;
+    const unsigned mask = cq->ring_mask;
+    const unsigned tail = io_uring_smp_load_acquire(cq->ktail);
+    unsigned head = *cq->khead;
+    while (head != tail && reactor->event_count < reactor->events_max &&
+           uring->backlog_count < uring->backlog_capacity) {
         struct pyl_uring_completion completion;
-        if (reactor->event_count == reactor->events_max ||
-            uring->backlog_count == uring->backlog_capacity) {
-            break;
-        }
-        count++;
-        if (!completion_read(reactor, cqe, &completion)) {
+        if (!completion_read(reactor, &cq->cqes[head++ & mask], &completion)) {
             continue;
         }
         if (has_had_its_turn(uring, completion.op)) {
@@ -355,7 +347,7 @@ harvest(struct pyl_reactor *reactor)
             pyl_uring_deliver(reactor, &completion);
         }
     }
-    io_uring_cq_advance(&uring->ring, count);
+    io_uring_smp_store_release(cq->khead, head);
 }
 
 /* ---- wait ---- */
@@ -409,12 +401,7 @@ static unsigned
 ring_flush(struct io_uring *ring)
 {
     struct io_uring_sq *sq = &ring->sq;
-    unsigned mask = *sq->kring_mask;
-    for (; sq->sqe_head != sq->sqe_tail; sq->sqe_head++) {
-        if (sq->array != NULL) {
-            sq->array[sq->sqe_head & mask] = sq->sqe_head & mask;
-        }
-    }
+    sq->sqe_head = sq->sqe_tail;
     io_uring_smp_store_release(sq->ktail, sq->sqe_tail);
     return sq->sqe_tail - IO_URING_READ_ONCE(*sq->khead);
 }

@@ -401,16 +401,16 @@ pyl_reactor_dispatch(struct pyl_reactor *reactor)
     reactor->is_dispatch_stopped = false;
     while (pyl_reactor_has_events(reactor) && !reactor->is_dispatch_stopped) {
         struct pyl_event *slot = &reactor->events[reactor->event_next];
-        struct pyl_event event = *slot;
-        bool is_delivered = true;
+        const struct pyl_event *event = slot;
+        struct pyl_event performed;
         if (slot->flags & PYL_EVENT_READY) {
-            is_delivered = reactor->ops->perform(reactor, slot, &event);
+            event = reactor->ops->perform(reactor, slot, &performed) ? &performed : NULL;
         }
         if ((slot->flags & PYL_EVENT_READY) == 0) {
             reactor->event_next++;
         }
-        if (is_delivered) {
-            event_deliver(reactor, &event);
+        if (event != NULL) {
+            event_deliver(reactor, event);
         }
     }
     if (!pyl_reactor_has_events(reactor)) {

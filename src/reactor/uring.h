@@ -5,6 +5,7 @@
 #ifndef PYL_REACTOR_URING_H
 #define PYL_REACTOR_URING_H
 
+#include "base/check.h"
 #include "reactor/reactor.h"
 
 #include <liburing.h>
@@ -41,8 +42,22 @@ pyl_uring_buffers_lend(struct pyl_uring_buffers *buffers)
     buffers->lent++;
 }
 
-/* The bytes of a lent buffer. */
-const uint8_t *pyl_uring_buffers_data(const struct pyl_uring_buffers *buffers, uint16_t id);
+/* Buffers of a power-of-two size would begin in the same few cache sets, and small messages touch
+ * just the beginnings: two cache lines between buffers spread them. */
+static inline size_t
+pyl_uring_buffers_stride(const struct pyl_uring_buffers *buffers)
+{
+    return (size_t)buffers->size + 2 * PYL_CACHE_LINE;
+}
+
+/* The bytes of a buffer. */
+static inline uint8_t *
+pyl_uring_buffers_at(const struct pyl_uring_buffers *buffers, uint16_t id)
+{
+    PYL_CHECK(id < buffers->count);
+    return buffers->memory + id * pyl_uring_buffers_stride(buffers);
+}
+
 /* Gives a lent buffer back to the kernel. */
 void pyl_uring_buffers_release(struct pyl_uring_buffers *buffers, uint16_t id);
 
@@ -97,17 +112,44 @@ pyl_uring_of(struct pyl_reactor *reactor)
 
 /* ---- backend_uring.c ---- */
 
-/* A free submission entry, or NULL when the queue is full and the kernel takes nothing now. */
-struct io_uring_sqe *pyl_uring_sqe_get(struct pyl_reactor *reactor);
+/* Has the kernel take what was prepared. Returns false if it takes nothing now. */
+bool pyl_uring_make_room(struct pyl_reactor *reactor);
+
+static inline bool
+pyl_uring_has_room(const struct io_uring_sq *sq)
+{
+    return sq->sqe_tail - IO_URING_READ_ONCE(*sq->khead) < sq->ring_entries;
+}
+
+/* A free submission entry, or NULL when the queue is full and the kernel takes nothing now. Less
+ * than io_uring_get_sqe(), because our rings have no kernel thread and no entries of double size.
+ */
+static inline struct io_uring_sqe *
+pyl_uring_sqe_get(struct pyl_reactor *reactor)
+{
+    struct io_uring_sq *sq = &pyl_uring_of(reactor)->ring.sq;
+    if (PYL_UNLIKELY(!pyl_uring_has_room(sq)) && !pyl_uring_make_room(reactor)) {
+        return NULL;
+    }
+    return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
+}
 
 /* Puts an op on `arming` or `parked`, or takes it off. */
 void pyl_uring_op_list(struct pyl_list *list, struct pyl_op *op);
-void pyl_uring_op_unlist(struct pyl_op *op);
+
+static inline void
+pyl_uring_op_unlist(struct pyl_op *op)
+{
+    if (op->backend_bits & PYL_URING_LISTED) {
+        pyl_list_remove(&op->queue);
+        op->backend_bits &= (uint8_t)~PYL_URING_LISTED;
+    }
+}
 
 /* ---- uring_ops.c ---- */
 
-/* What is wrong with an op that the kernel would accept: 0 or -errno. */
-int pyl_uring_op_check(const struct pyl_op *op);
+/* What is wrong with a POLL op that the kernel would accept: 0 or -errno. */
+int pyl_uring_check_poll(const struct pyl_op *op);
 
 /* Prepares the op's request; false when there is no room for it. */
 bool pyl_uring_op_prepare(struct pyl_reactor *reactor, struct pyl_op *op);

@@ -11,18 +11,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-enum {
-    GROUP_ID = 0,
-    /* Buffers of a power-of-two size would begin in the same few cache sets, and small messages
-     * touch just the beginnings: two cache lines between buffers spread them. */
-    STRIDE_GAP = 2 * PYL_CACHE_LINE,
-};
-
-static size_t
-stride(const struct pyl_uring_buffers *buffers)
-{
-    return (size_t)buffers->size + STRIDE_GAP;
-}
+enum { GROUP_ID = 0 };
 
 static size_t
 ring_size(const struct pyl_uring_buffers *buffers)
@@ -33,7 +22,7 @@ ring_size(const struct pyl_uring_buffers *buffers)
 static void
 buffer_offer(struct pyl_uring_buffers *buffers, uint16_t id)
 {
-    io_uring_buf_ring_add(buffers->ring, buffers->memory + id * stride(buffers), buffers->size, id,
+    io_uring_buf_ring_add(buffers->ring, pyl_uring_buffers_at(buffers, id), buffers->size, id,
                           io_uring_buf_ring_mask(buffers->count), 0);
     io_uring_buf_ring_advance(buffers->ring, 1);
 }
@@ -57,12 +46,12 @@ pyl_uring_buffers_init(struct pyl_uring_buffers *buffers, struct io_uring *ring,
     buffers->count = count;
     buffers->size = size;
     buffers->ring = pyl_alloc_pages(ring_size(buffers));
-    buffers->memory = pyl_alloc_pages(count * stride(buffers));
+    buffers->memory = pyl_alloc_pages(count * pyl_uring_buffers_stride(buffers));
     if (buffers->ring == NULL || buffers->memory == NULL) {
         return -ENOMEM;
     }
     /* A huge page would make all of the pool resident at the first touch. */
-    (void)madvise(buffers->memory, count * stride(buffers), MADV_NOHUGEPAGE);
+    (void)madvise(buffers->memory, count * pyl_uring_buffers_stride(buffers), MADV_NOHUGEPAGE);
     int rc = buffers_register(buffers, ring);
     if (rc < 0) {
         return rc;
@@ -77,7 +66,7 @@ void
 pyl_uring_buffers_fini(struct pyl_uring_buffers *buffers)
 {
     pyl_free_pages(buffers->ring, ring_size(buffers));
-    pyl_free_pages(buffers->memory, buffers->count * stride(buffers));
+    pyl_free_pages(buffers->memory, buffers->count * pyl_uring_buffers_stride(buffers));
     buffers->ring = NULL;
     buffers->memory = NULL;
 }
@@ -96,13 +85,6 @@ pyl_uring_buffers_move(struct pyl_uring_buffers *buffers, struct io_uring *ring,
         }
     }
     return 0;
-}
-
-const uint8_t *
-pyl_uring_buffers_data(const struct pyl_uring_buffers *buffers, uint16_t id)
-{
-    PYL_CHECK(id < buffers->count);
-    return buffers->memory + id * stride(buffers);
 }
 
 void

@@ -17,11 +17,8 @@
 
 /* POLL_ADD answers "always ready" for what cannot be polled; epoll refuses it, and so do we. */
 int
-pyl_uring_op_check(const struct pyl_op *op)
+pyl_uring_check_poll(const struct pyl_op *op)
 {
-    if (op->kind != PYL_OP_POLL) {
-        return 0;
-    }
     if ((op->args.poll.events & (PYL_POLL_IN | PYL_POLL_OUT)) == 0) {
         return -EINVAL;
     }
@@ -118,17 +115,17 @@ pyl_uring_op_prepare_cancel(struct pyl_reactor *reactor, struct pyl_op *op)
 /* ---- from the kernel ---- */
 
 static void
-emit(struct pyl_reactor *reactor, const struct pyl_event *event)
+emit(struct pyl_reactor *reactor, struct pyl_event event)
 {
     PYL_CHECK(reactor->event_count < reactor->events_max);
-    reactor->events[reactor->event_count++] = *event;
+    reactor->events[reactor->event_count++] = event;
 }
 
 void
 pyl_uring_emit_end(struct pyl_reactor *reactor, struct pyl_op *op, int result)
 {
     pyl_uring_op_unlist(op);
-    emit(reactor, &(struct pyl_event){.op = op, .result = result});
+    emit(reactor, (struct pyl_event){.op = op, .result = result});
 }
 
 /* The request has ended, the op has not: flush_lists() arms it again, or ends it if it was
@@ -160,7 +157,7 @@ deliver_accept(struct pyl_reactor *reactor, const struct pyl_uring_completion *c
     bool has_more = (completion->flags & IORING_CQE_F_MORE) != 0;
     if (completion->result >= 0) {
         emit(reactor,
-             &(struct pyl_event){.op = op, .result = completion->result, .flags = PYL_EVENT_MORE});
+             (struct pyl_event){.op = op, .result = completion->result, .flags = PYL_EVENT_MORE});
     } else if (!is_internal_end(op, completion->result) &&
                !pyl_socket_accept_is_transient(completion->result)) {
         pyl_uring_emit_end(reactor, op, completion->result);
@@ -247,7 +244,7 @@ deliver_recv_poll(struct pyl_reactor *reactor, const struct pyl_uring_completion
     } else if (completion->result < 0) {
         pyl_uring_emit_end(reactor, op, completion->result);
     } else {
-        emit(reactor, &(struct pyl_event){.op = op, .flags = PYL_EVENT_READY});
+        emit(reactor, (struct pyl_event){.op = op, .flags = PYL_EVENT_READY});
     }
 }
 
@@ -267,11 +264,11 @@ deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
     op->backend_value = (int32_t)uring->round;
     if (completion->result > 0) {
         PYL_CHECK(has_buffer);
-        emit(reactor, &(struct pyl_event){.op = op,
-                                          .result = completion->result,
-                                          .flags = PYL_EVENT_MORE | PYL_EVENT_BUFFER,
-                                          .buffer_id = id,
-                                          .data = pyl_uring_buffers_data(&uring->buffers, id)});
+        emit(reactor, (struct pyl_event){.op = op,
+                                         .result = completion->result,
+                                         .flags = PYL_EVENT_MORE | PYL_EVENT_BUFFER,
+                                         .buffer_id = id,
+                                         .data = pyl_uring_buffers_at(&uring->buffers, id)});
         if ((uint32_t)completion->result == uring->buffers.size) {
             recv_begin_bulk(reactor, op);
         }
@@ -343,31 +340,23 @@ deliver_poll(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
     mask |= seen & POLLERR ? PYL_POLL_ERROR : 0;
     mask |= seen & POLLHUP ? PYL_POLL_HANGUP : 0;
     if (op->flags & PYL_OP_MULTISHOT) {
-        emit(reactor, &(struct pyl_event){.op = op, .result = mask, .flags = PYL_EVENT_MORE});
+        emit(reactor, (struct pyl_event){.op = op, .result = mask, .flags = PYL_EVENT_MORE});
         op_rearm(reactor, op);
     } else {
         pyl_uring_emit_end(reactor, op, mask);
     }
 }
 
+typedef void deliver_fn(struct pyl_reactor *, const struct pyl_uring_completion *);
+
+static deliver_fn *const deliver_by_kind[] = {
+    [PYL_OP_ACCEPT] = deliver_accept, [PYL_OP_CONNECT] = deliver_connect,
+    [PYL_OP_RECV] = deliver_recv,     [PYL_OP_SEND] = deliver_send,
+    [PYL_OP_POLL] = deliver_poll,
+};
+
 void
 pyl_uring_deliver(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
 {
-    switch ((enum pyl_op_kind)completion->op->kind) {
-    case PYL_OP_ACCEPT:
-        deliver_accept(reactor, completion);
-        break;
-    case PYL_OP_CONNECT:
-        deliver_connect(reactor, completion);
-        break;
-    case PYL_OP_RECV:
-        deliver_recv(reactor, completion);
-        break;
-    case PYL_OP_SEND:
-        deliver_send(reactor, completion);
-        break;
-    case PYL_OP_POLL:
-        deliver_poll(reactor, completion);
-        break;
-    }
+    deliver_by_kind[completion->op->kind](reactor, completion);
 }
