@@ -152,6 +152,36 @@ Test(blocking, idle_thread_is_used_again)
     cr_assert_eq(stats.threads_started, 1);
 }
 
+/* Goal: an item that takes long holds up none behind it while threads wait, although each item
+ * calls one thread only if none is on its way; no thread is started when one waits. */
+Test(blocking, waiting_threads_are_called_one_after_the_other)
+{
+    enum { COUNT = 4, ROUNDS = 20 };
+    static _Atomic bool gate;
+    struct item items[COUNT];
+    struct pyl_blocking_stats stats;
+    open_pool(COUNT, 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        atomic_store(&gate, false);
+        done_total = 0;
+        for (int i = 0; i < COUNT; i++) {
+            prepare(&items[i], &gate);
+            cr_assert_eq(pyl_blocking_submit(&pool, &worker, &items[i].work), 0);
+        }
+        for (int i = 0; i < COUNT; i++) {
+            wait_started(&items[i]);
+        }
+        atomic_store(&gate, true);
+        while (done_total < COUNT) {
+            cr_assert_eq(pyl_worker_turn(&worker, true), 0);
+        }
+    }
+    pyl_blocking_get_stats(&pool, &stats);
+    cr_assert_eq(stats.threads_started, COUNT);
+    cr_assert_eq(stats.threads_idle, COUNT);
+    cr_assert_eq(stats.queued, 0);
+}
+
 /* Goal: an idle thread ends, and the next item gets a new one. */
 Test(blocking, idle_thread_ends)
 {
