@@ -282,7 +282,7 @@ measure(void)
     int64_t spawn_ns = 0, run_ns = 0;
     while (world.ended < MEASURED) {
         int64_t start_ns = pyl_clock_now_ns();
-        for (uint32_t i = 0; i < PYL_RUN_QUEUE_SLOTS / 2 && spawn(1, false); i++) {
+        for (uint32_t i = 0; i < PYL_LANE_QUEUE_SLOTS / 2 && spawn(1, false); i++) {
         }
         int64_t spawned_ns = pyl_clock_now_ns();
         if (pyl_lane_turn(&world.runtime.lanes[0]) < 0) {

@@ -161,7 +161,7 @@ overflow(struct pyl_lane *lane, struct pyl_strand *strand)
 {
     struct pyl_job_queue chain = {0};
     struct pyl_run_entry entry;
-    while (chain.count < PYL_RUN_QUEUE_SLOTS / 2 && pyl_run_queue_pop(&lane->queue, &entry)) {
+    while (chain.count < PYL_LANE_QUEUE_SLOTS / 2 && pyl_lane_queue_pop(&lane->queue, &entry)) {
         struct pyl_strand *oldest = entry.item;
         pyl_job_queue_push(&chain, &oldest->job);
     }
@@ -176,7 +176,7 @@ pyl_lane_push(struct pyl_lane *lane, struct pyl_strand *strand)
 {
     strand->queued_ns = lane_now_ns(lane);
     struct pyl_run_entry entry = {.item = strand, .since_ns = strand->queued_ns};
-    if (pyl_run_queue_push(&lane->queue, entry)) {
+    if (pyl_lane_queue_push(&lane->queue, entry)) {
         pyl_lane_ready_queue(lane);
     } else {
         overflow(lane, strand);
@@ -204,10 +204,11 @@ run_queue(struct pyl_job *job)
     struct pyl_lane *lane = PYL_CONTAINER_OF(job, struct pyl_lane, queue_job);
     lane->is_queue_job_ready = false;
     struct pyl_run_entry entry;
-    uint32_t left = pyl_run_queue_count(&lane->queue); /* what these add belongs to the next turn */
-    while (left > 0 && !lane->worker.is_interrupted && pyl_run_queue_pop(&lane->queue, &entry)) {
+    uint32_t left =
+        pyl_lane_queue_count(&lane->queue); /* what these add belongs to the next turn */
+    while (left > 0 && !lane->worker.is_interrupted && pyl_lane_queue_pop(&lane->queue, &entry)) {
         left--;
-        if (pyl_run_queue_count(&lane->queue) > 0) {
+        if (pyl_lane_queue_count(&lane->queue) > 0) {
             pyl_runtime_offer(lane->runtime, false); /* this one may take long */
         }
         struct pyl_strand *strand = entry.item;
@@ -217,7 +218,7 @@ run_queue(struct pyl_job *job)
             run_strand(lane, strand);
         }
     }
-    if (pyl_run_queue_count(&lane->queue) > 0) {
+    if (pyl_lane_queue_count(&lane->queue) > 0) {
         pyl_lane_ready_queue(lane);
     }
 }
@@ -286,7 +287,7 @@ has_missed_work(struct pyl_lane *lane)
         return true;
     }
     for (uint32_t i = 0; i < runtime->lane_count && pyl_steal_is_on(runtime); i++) {
-        if (i != lane->index && pyl_run_queue_oldest_ns(&runtime->lanes[i].queue) != INT64_MAX) {
+        if (i != lane->index && pyl_lane_queue_oldest_ns(&runtime->lanes[i].queue) != INT64_MAX) {
             return true;
         }
     }
@@ -375,7 +376,7 @@ pyl_lane_init(struct pyl_lane *lane, struct pyl_runtime *runtime, uint32_t index
     pyl_list_init(&lane->strands);
     lane->queue_job.run = run_queue;
     lane->watch.job.run = end_watch;
-    pyl_run_queue_init(&lane->queue);
+    pyl_lane_queue_init(&lane->queue);
     return 0;
 }
 

@@ -6,7 +6,7 @@
 #define PYL_SCHED_LANE_H
 
 #include "base/counter.h"
-#include "sched/run_queue.h"
+#include "sched/lane_queue.h"
 #include "sched/strand.h"
 #include "sched/worker.h"
 
@@ -65,7 +65,7 @@ struct pyl_lane {
     struct pyl_lane_stats stats; /* any thread reads */
 
     char owner_pad[PYL_CACHE_LINE];
-    struct pyl_run_queue queue; /* new strands: any lane may steal */
+    struct pyl_lane_queue queue; /* new strands: any lane may steal */
 };
 
 /* One more in a counter that the end of a runtime is found by, see pyl_runtime_advance(). Owner. */

@@ -101,14 +101,13 @@ pyl_run_queue_pop(struct pyl_run_queue *queue, struct pyl_run_entry *ret_entry)
     return true;
 }
 
-/* How many of `available` a thief takes: half, and of these the old ones, at most `limit`. They are
- * only looked at, the reservation that follows fails if the owner took one meanwhile. */
+/* How many of `available` a thief takes: the old ones, at most `limit`. They are only looked at,
+ * the reservation that follows fails if the owner took one meanwhile. */
 static uint32_t
 count_stealable(const struct pyl_run_queue *victim, uint32_t first, uint32_t available,
                 uint32_t limit, int64_t not_after_ns)
 {
-    uint32_t half = available - available / 2;
-    uint32_t most = half < limit ? half : limit;
+    uint32_t most = available < limit ? available : limit;
     uint32_t count = 0;
     while (count < most && slot_load(victim, first + count).since_ns <= not_after_ns) {
         count++;
@@ -161,12 +160,13 @@ steal_finish(struct pyl_run_queue *victim)
 }
 
 uint32_t
-pyl_run_queue_steal(struct pyl_run_queue *victim, struct pyl_run_queue *thief, int64_t not_after_ns)
+pyl_run_queue_steal(struct pyl_run_queue *victim, struct pyl_run_queue *thief, uint32_t most,
+                    int64_t not_after_ns)
 {
     uint32_t first;
     /* The thief's queue is empty, but another thief may still be copying from it. */
     uint32_t room = pyl_run_queue_room(thief);
-    uint32_t count = steal_reserve(victim, room, not_after_ns, &first);
+    uint32_t count = steal_reserve(victim, most < room ? most : room, not_after_ns, &first);
     if (count == 0) {
         return 0;
     }

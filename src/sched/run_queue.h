@@ -1,6 +1,6 @@
 /*
  * run_queue.h - the ready strands of one worker that any worker may still run: a ring of fixed
- * size, FIFO for its owner, of which thieves take the older half. Memory orders: sched/README.md.
+ * size, FIFO for its owner, of which thieves take old ones. Memory orders: sched/README.md.
  *
  * `head` packs two positions: where the owner takes next (low half) and where the oldest entry lies
  * that a thief is still copying (high half). They differ only during a theft.
@@ -49,7 +49,7 @@ uint32_t pyl_run_queue_room(const struct pyl_run_queue *queue);
 PYL_NODISCARD bool pyl_run_queue_pop(struct pyl_run_queue *queue, struct pyl_run_entry *ret_entry);
 
 /*
- * Moves the older half (rounded up) of the victim's entries, but only those ready since
+ * Moves the oldest of the victim's entries, `most` of them, but only those ready since
  * `not_after_ns` or earlier, to the end of the thief's queue, as far as there is room.
  *
  * Thread:  the owner of `thief`, whose queue is empty; it is not the victim's owner.
@@ -57,7 +57,7 @@ PYL_NODISCARD bool pyl_run_queue_pop(struct pyl_run_queue *queue, struct pyl_run
  *          work.
  */
 uint32_t pyl_run_queue_steal(struct pyl_run_queue *victim, struct pyl_run_queue *thief,
-                             int64_t not_after_ns);
+                             uint32_t most, int64_t not_after_ns);
 
 /* Any thread: entries right now; as old as the call when it returns. */
 uint32_t pyl_run_queue_count(const struct pyl_run_queue *queue);

@@ -6,7 +6,7 @@
 #include "sched/lane.h"
 #include "sched/runtime.h"
 
-enum { INJECTED_MAX = PYL_RUN_QUEUE_SLOTS / 2 };
+enum { INJECTED_MAX = PYL_LANE_QUEUE_SLOTS / 2 };
 
 /* xorshift64*: which victim is first must differ, no more. */
 static uint32_t
@@ -33,7 +33,7 @@ pyl_steal_injected(struct pyl_lane *lane, uint32_t limit)
     limit = limit < INJECTED_MAX ? limit : INJECTED_MAX;
     /* Not always a whole ring, although the queue is empty: a thief that is still copying holds
      * what it reserved and all that came behind it. */
-    uint32_t room = pyl_run_queue_room(&lane->queue);
+    uint32_t room = pyl_lane_queue_room(&lane->queue);
     limit = limit < room ? limit : room;
     struct pyl_job_queue taken = {0};
     uint32_t count = pyl_injector_take(&runtime->injector, limit, &taken);
@@ -41,7 +41,7 @@ pyl_steal_injected(struct pyl_lane *lane, uint32_t limit)
     while ((job = pyl_job_queue_pop(&taken)) != NULL) {
         struct pyl_strand *strand = PYL_CONTAINER_OF(job, struct pyl_strand, job);
         struct pyl_run_entry entry = {.item = strand, .since_ns = strand->queued_ns};
-        bool is_pushed = pyl_run_queue_push(&lane->queue, entry);
+        bool is_pushed = pyl_lane_queue_push(&lane->queue, entry);
         PYL_CHECK(is_pushed);
     }
     if (count > 0) {
@@ -67,14 +67,14 @@ pyl_steal(struct pyl_lane *lane, int64_t *ret_mature_ns)
         if (victim == lane) {
             continue;
         }
-        uint32_t count = pyl_run_queue_steal(&victim->queue, &lane->queue, not_after_ns);
+        uint32_t count = pyl_lane_queue_steal(&victim->queue, &lane->queue, not_after_ns);
         if (count > 0) {
             pyl_counter_add(&lane->stats.steals, 1);
             pyl_counter_add(&lane->stats.stolen, count);
             pyl_lane_ready_queue(lane);
             return true;
         }
-        int64_t oldest_ns = pyl_run_queue_oldest_ns(&victim->queue);
+        int64_t oldest_ns = pyl_lane_queue_oldest_ns(&victim->queue);
         if (oldest_ns != INT64_MAX && oldest_ns + runtime->steal_delay_ns < *ret_mature_ns) {
             *ret_mature_ns = oldest_ns + runtime->steal_delay_ns;
         }

@@ -1,6 +1,6 @@
 /*
- * queue.pml - src/sched/run_queue.c: an owner that pushes and pops, thieves that take half. Every item
- * comes out exactly once. Positions do not wrap around here, the ring of 2 slots does.
+ * queue.pml - src/sched/run_queue.c: an owner that pushes and pops, thieves that take some or all. Every
+ * item comes out exactly once. Positions do not wrap around here, the ring of 2 slots does.
  *
  * BUG_EARLY_RELEASE: the thief gives its slots back before it has copied them.
  */
@@ -96,7 +96,11 @@ proctype thief()
             :: available > SLOTS -> head_load() /* the owner went on in between */
             :: available == 0 -> break
             :: else ->
-                count = available - available / 2;
+                count = 1;
+                do
+                :: count < available -> count++
+                :: break
+                od;
                 first = t;
                 head_exchange(first, first + count)
             fi

@@ -314,7 +314,7 @@ skip_time(void)
 {
     int64_t next_ns = world.outside_left > 0 ? world.outside_ns : PYL_NEVER_NS;
     for (uint32_t i = 0; i < world.runtime.lane_count; i++) {
-        SIM_CHECK(pyl_run_queue_count(&world.runtime.lanes[i].queue) == 0);
+        SIM_CHECK(pyl_lane_queue_count(&world.runtime.lanes[i].queue) == 0);
         next_ns = world.lanes[i].deadline_ns < next_ns ? world.lanes[i].deadline_ns : next_ns;
     }
     SIM_CHECK(pyl_injector_depth(&world.runtime.injector) == 0);

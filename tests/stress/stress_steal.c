@@ -50,7 +50,8 @@ run_thief(void *argument)
     uint64_t stolen = 0;
     while (atomic_load(&seen_count) < ENTRIES) {
         struct pyl_run_queue *victim = &queues[turn++ % (THIEVES + 1)];
-        if (victim != own && pyl_run_queue_steal(victim, own, INT64_MAX) > 0) {
+        uint32_t most = turn % 3 == 0 ? UINT32_MAX : (pyl_run_queue_count(victim) + 1) / 2;
+        if (victim != own && pyl_run_queue_steal(victim, own, most, INT64_MAX) > 0) {
             if (turn % 4 == 0) {
                 sched_yield(); /* leave it for the other thieves */
             }

@@ -6,7 +6,7 @@
 
 #include "support/runtime_fixture.h"
 
-enum { STRANDS = PYL_RUN_QUEUE_SLOTS * 2 + 64 };
+enum { STRANDS = PYL_LANE_QUEUE_SLOTS * 2 + 64 };
 
 static struct pyl_runtime runtime;
 static struct pyl_lane *first;
@@ -135,7 +135,7 @@ spawn_lasting(int begin, int end)
         counted_init(&strands[i], false);
     }
     while (begin < end) {
-        int next = end - begin > PYL_RUN_QUEUE_SLOTS ? begin + PYL_RUN_QUEUE_SLOTS : end;
+        int next = end - begin > PYL_LANE_QUEUE_SLOTS ? begin + PYL_LANE_QUEUE_SLOTS : end;
         spawn_range(first, begin, next);
         fixture_turn_lane(first);
         begin = next;
@@ -191,13 +191,13 @@ Test(lane, stealing_can_be_off)
 /* Goal: what does not fit into the queue goes to the injector, and everything runs once. */
 Test(lane, full_queue_overflows)
 {
-    spawn_range(first, 0, PYL_RUN_QUEUE_SLOTS + 1);
-    cr_assert_eq(pyl_injector_depth(&runtime.injector), PYL_RUN_QUEUE_SLOTS / 2 + 1);
-    for (int i = 0; i < PYL_RUN_QUEUE_SLOTS; i++) {
+    spawn_range(first, 0, PYL_LANE_QUEUE_SLOTS + 1);
+    cr_assert_eq(pyl_injector_depth(&runtime.injector), PYL_LANE_QUEUE_SLOTS / 2 + 1);
+    for (int i = 0; i < PYL_LANE_QUEUE_SLOTS; i++) {
         fixture_turn_lane(second);
         fixture_turn_lane(first);
     }
-    cr_assert_eq(count_runs(0) + count_runs(1), PYL_RUN_QUEUE_SLOTS + 1);
+    cr_assert_eq(count_runs(0) + count_runs(1), PYL_LANE_QUEUE_SLOTS + 1);
     cr_assert_gt(count_runs(1), 0);
 }
 
