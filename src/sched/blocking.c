@@ -109,6 +109,9 @@ static bool
 wait_for_work(struct pool_thread *thread)
 {
     struct pyl_blocking_pool *pool = thread->pool;
+    if (!pyl_list_is_empty(&pool->queue)) {
+        return true; /* without a look at the clock */
+    }
     int64_t deadline_ns = pyl_clock_after(pyl_clock_now_ns(), pool->options.idle_ns);
     struct timespec deadline = {
         .tv_sec = (time_t)(deadline_ns / PYL_NS_PER_S),
