@@ -15,7 +15,7 @@ import pyloop
 
 
 def wanted_backends():
-    name = os.environ.get("PYLOOP_BACKEND", "auto")
+    name = os.environ.get("PYLOOP_BACKEND") or "auto"
     if name != "auto":
         return [name]
     return ["io_uring", "epoll"] if sys.platform == "linux" else ["kqueue"]
