@@ -170,8 +170,8 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
 
         `workers` has one dict of counters for each worker: turns, callbacks (of call_soon, timers and tasks), events
         (of descriptors and operations), waits, parks (waits that could block), lingered (parks that kept the GIL),
-        gil_acquisitions, wakes_written and wakes_suppressed (by other threads), submissions, enters, rearms and
-        starvations of the backend; in parallel mode also strands_spawned, strands_ended, strands_stolen,
+        gil_acquisitions, wakes_written and wakes_suppressed (by other threads), submissions, enters, rearms,
+        starvations and holdouts of the backend; in parallel mode also strands_spawned, strands_ended, strands_stolen,
         strands_handed_over, strands_injected, strands_overflowed, searches, steals and injector_depth.
 
         turn_durations, callback_durations, gil_waits and in parallel mode queue_delays are histograms: the first count

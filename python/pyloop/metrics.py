@@ -26,6 +26,7 @@ _COUNTERS = {
     "enters": "System calls of the backend.",
     "rearms": "Operations that the backend had to start anew.",
     "starvations": "Receives that found no buffer.",
+    "holdouts": "Waits that asked io_uring for more than one completion.",
     "strands_spawned": "Strands begun.",
     "strands_ended": "Strands ended.",
     "strands_stolen": "Strands taken from another worker.",

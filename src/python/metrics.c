@@ -102,6 +102,7 @@ put_worker(PyObject *dict, struct pyl_loop *loop)
         {"enters", &worker->reactor.stats.enters},
         {"rearms", &worker->reactor.stats.rearms},
         {"starvations", &worker->reactor.stats.starvations},
+        {"holdouts", &worker->reactor.stats.holdouts},
     };
     if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {
         return -1;

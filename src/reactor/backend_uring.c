@@ -36,6 +36,7 @@ enum {
     BUFFER_COUNT = PYL_TINY_LIMITS ? 2 : 256,
     BUFFER_SIZE = PYL_TINY_LIMITS ? 512 : 16384,
     BUFFER_COUNT_MAX = 32768,
+    FEATURE_MIN_TIMEOUT = 1 << 15, /* IORING_FEAT_MIN_TIMEOUT, Linux 6.12; not in liburing 2.3 */
 };
 
 /* ---- ring ---- */
@@ -85,6 +86,7 @@ ring_open(struct pyl_uring *uring)
         io_uring_queue_exit(&uring->ring);
         return rc;
     }
+    uring->batch.is_supported = (uring->params.features & FEATURE_MIN_TIMEOUT) != 0;
     name_entries(&uring->ring.sq);
     uring->has_ring = true;
     uring->is_enabled = false;
@@ -406,21 +408,43 @@ ring_flush(struct io_uring *ring)
     return sq->sqe_tail - IO_URING_READ_ONCE(*sq->khead);
 }
 
+/* struct io_uring_getevents_arg of Linux 6.12: `min_wait_usec` has the place of `pad`, which the
+ * kernels before want to be 0. */
+struct wait_argument {
+    uint64_t sigmask;
+    uint32_t sigmask_size;
+    uint32_t min_wait_usec;
+    uint64_t timeout;
+};
+_Static_assert(sizeof(struct wait_argument) == sizeof(struct io_uring_getevents_arg), "the ABI");
+
+/* Longer than any process lives. */
+static const int64_t ENDLESS_NS = INT32_MAX * PYL_NS_PER_S;
+
 /*
  * One io_uring_enter(2). When a signal interrupts the wait after requests were taken, the kernel
  * returns their number, and liburing's waiting functions then wait again, with the whole timeout:
  * the signal's handler in Python would not run before something else happens.
  */
 static int
-ring_submit_and_wait(struct io_uring *ring, int64_t timeout_ns)
+ring_submit_and_wait(struct pyl_reactor *reactor, int64_t timeout_ns)
 {
+    struct pyl_uring *uring = pyl_uring_of(reactor);
+    unsigned requests = ring_flush(&uring->ring);
+    unsigned completions = 1;
+    struct wait_argument argument = {.sigmask_size = _NSIG / 8};
+    if (pyl_uring_batch_begin_sleep(&uring->batch, timeout_ns)) {
+        /* Replies complete while they are submitted: they are not what this waits for. */
+        completions = requests + PYL_URING_BATCH_MORE;
+        argument.min_wait_usec = PYL_URING_BATCH_WAIT_US;
+        /* Without any timeout the kernel would end the wait where the holding out ends. */
+        timeout_ns = timeout_ns < 0 ? ENDLESS_NS : timeout_ns;
+        pyl_counter_add(&reactor->stats.holdouts, 1);
+    }
     struct __kernel_timespec timeout = {.tv_sec = timeout_ns / PYL_NS_PER_S,
                                         .tv_nsec = timeout_ns % PYL_NS_PER_S};
-    struct io_uring_getevents_arg argument = {
-        .sigmask_sz = _NSIG / 8,
-        .ts = timeout_ns > 0 ? (uint64_t)(uintptr_t)&timeout : 0,
-    };
-    long rc = syscall(__NR_io_uring_enter, ring->ring_fd, ring_flush(ring), 1,
+    argument.timeout = timeout_ns > 0 ? (uint64_t)(uintptr_t)&timeout : 0;
+    long rc = syscall(__NR_io_uring_enter, uring->ring.ring_fd, requests, completions,
                       IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument, sizeof(argument));
     return rc >= 0 ? (int)rc : -errno;
 }
@@ -442,7 +466,7 @@ ring_enter(struct pyl_reactor *reactor, int64_t timeout_ns)
         rc = io_uring_submit_and_get_events(ring);
     } else {
         pyl_counter_add(&reactor->stats.enters, 1);
-        rc = ring_submit_and_wait(ring, timeout_ns);
+        rc = ring_submit_and_wait(reactor, timeout_ns);
     }
     /* EAGAIN: no memory for requests now; EBUSY: reap first. What was not taken stays queued. */
     if (rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EAGAIN || rc == -EBUSY) {

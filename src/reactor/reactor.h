@@ -39,6 +39,7 @@ struct pyl_reactor_stats {
     _Atomic uint64_t wakes;       /* wake-up writes seen */
     _Atomic uint64_t enters;      /* system calls made by the backend to submit and to wait */
     _Atomic uint64_t rearms;      /* multishot receives and accepts that had to be armed again */
+    _Atomic uint64_t holdouts;    /* waits that asked for more than one completion: uring_batch.h */
 };
 
 struct pyl_packet_memory;

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "reactor/reactor.h"
+#include "reactor/uring_batch.h"
 
 #include <liburing.h>
 
@@ -97,6 +98,7 @@ struct pyl_uring {
     struct pyl_list arming; /* to get a request in the next wait(), or to end there */
     struct pyl_list parked; /* RECV ops that found no buffer */
     struct pyl_uring_buffers buffers;
+    struct pyl_uring_batch batch;
     uint8_t *bulk; /* PYL_URING_BULK_SIZE bytes, filled during dispatch; made at the first need */
     /* Completions for later rounds: a RECV op delivers once a round. In order. */
     struct pyl_uring_completion *backlog;

@@ -233,12 +233,19 @@ pyl_uring_perform(struct pyl_reactor *reactor, struct pyl_event *slot, struct py
     return true;
 }
 
+static void
+note_delivery(struct pyl_uring *uring, struct pyl_op *op)
+{
+    pyl_uring_batch_note(&uring->batch, uring->round - (uint32_t)op->backend_value);
+    op->backend_value = (int32_t)uring->round;
+}
+
 /* The completion of a RECV op's poll. */
 static void
 deliver_recv_poll(struct pyl_reactor *reactor, const struct pyl_uring_completion *completion)
 {
     struct pyl_op *op = completion->op;
-    op->backend_value = (int32_t)pyl_uring_of(reactor)->round;
+    note_delivery(pyl_uring_of(reactor), op);
     if (is_internal_end(op, completion->result)) {
         op_rearm(reactor, op);
     } else if (completion->result < 0) {
@@ -261,7 +268,7 @@ deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
     }
     uint16_t id = (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT);
 
-    op->backend_value = (int32_t)uring->round;
+    note_delivery(uring, op);
     if (completion->result > 0) {
         PYL_CHECK(has_buffer);
         emit(reactor, (struct pyl_event){.op = op,

@@ -4,7 +4,7 @@
  */
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "reactor/reactor.h"
+#include "reactor/uring.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -303,6 +303,98 @@ Test(backend_uring, next_owner_loses_nothing)
             }
         }
     }
+    finish();
+}
+
+/* Every one of the receivers gets a message, four in a wait: 20 rounds from one to its next. */
+static void
+crowd_speaks(uint8_t *next)
+{
+    enum { AT_ONCE = 4 };
+    for (int i = 0; i < PAIRS; i += AT_ONCE) {
+        turn(0);
+        for (int k = i; k < i + AT_ONCE; k++) {
+            write_pattern(k, 3, &next[k]);
+        }
+        turn(-1);
+        for (int k = i; k < i + AT_ONCE; k++) {
+            cr_assert_eq(receivers[k].bytes, next[k]);
+        }
+    }
+}
+
+static uint64_t
+holdouts(void)
+{
+    return atomic_load(&reactor.stats.holdouts);
+}
+
+static void *
+wake_from_thread(void *unused)
+{
+    (void)unused;
+    pyl_reactor_wake(&reactor);
+    return NULL;
+}
+
+/* Goal: in a crowd a wait holds out for more, and yet ends: with fewer, when another thread wakes
+ * it, and at its timeout. */
+Test(backend_uring, holds_out_in_a_crowd)
+{
+    uint8_t next[PAIRS] = {0};
+    start(&(struct pyl_reactor_options){.ring_entries = 64, .buffer_count = 64});
+    if (!pyl_uring_of(&reactor)->batch.is_supported) {
+        pyl_reactor_fini(&reactor);
+        cr_skip_test("SKIPPED: io_uring has no min_wait_usec here (Linux 6.12)");
+    }
+    start_receivers(PAIRS);
+    for (int i = 0; i < 5; i++) {
+        crowd_speaks(next);
+    }
+    cr_assert_gt(holdouts(), 20);
+
+    uint64_t before = holdouts();
+    int64_t begun_ns = pyl_clock_now_ns();
+    turn(5 * PYL_NS_PER_MS);
+    cr_assert_geq(pyl_clock_now_ns() - begun_ns, 5 * PYL_NS_PER_MS);
+    cr_assert_eq(holdouts(), before + 1);
+
+    crowd_speaks(next);
+    before = holdouts();
+    pthread_t thread;
+    pthread_create(&thread, NULL, wake_from_thread, NULL);
+    turn(-1);
+    pthread_join(thread, NULL);
+    cr_assert_eq(atomic_load(&reactor.stats.wakes), 1);
+    cr_assert_eq(holdouts(), before + 1);
+    finish();
+}
+
+/* Goal: who sends message by message is never kept waiting, whoever else is there; nor is a timer
+ * that is near. */
+Test(backend_uring, holds_out_for_nobody_alone)
+{
+    uint8_t next[PAIRS] = {0};
+    start(&(struct pyl_reactor_options){.ring_entries = 64, .buffer_count = 64});
+    start_receivers(PAIRS);
+    for (int i = 0; i < 10 * PAIRS; i++) {
+        for (int k = 0; k < 5; k++) {
+            int quiet = 1 + (5 * i + k) % (PAIRS - 1);
+            write_pattern(quiet, 1, &next[quiet]);
+        }
+        write_pattern(0, 1, &next[0]);
+        turn(-1);
+    }
+    cr_assert_eq(holdouts(), 0);
+    for (int i = 0; i < 100; i++) {
+        turn(0);
+    }
+    for (int i = 0; i < PAIRS; i++) {
+        write_pattern(i, 1, &next[i]);
+    }
+    turn(-1);
+    turn(PYL_NS_PER_MS / 2);
+    cr_assert_eq(holdouts(), 0);
     finish();
 }
 
