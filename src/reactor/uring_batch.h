@@ -21,7 +21,7 @@
 
 enum {
     PYL_URING_BATCH_MORE = 8,     /* receives to hold out for, beside what was just asked for */
-    PYL_URING_BATCH_RECEIVED = 4, /* since the sleep before: less is no crowd */
+    PYL_URING_BATCH_RECEIVED = 3, /* since the sleep before: less is no crowd */
     PYL_URING_BATCH_GAP = 16,     /* rounds between two messages of one connection */
     PYL_URING_BATCH_WAIT_US = 20, /* less than the messages of a crowd take; the kernel may add
                                    * the thread's timer slack, 50 us (prctl(2)) */

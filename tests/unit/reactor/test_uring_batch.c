@@ -1,4 +1,6 @@
-/* test_uring_batch.c - what makes a crowd. */
+/*
+ * test_uring_batch.c - what makes a crowd.
+ */
 #include "reactor/uring_batch.h"
 
 #include <criterion/criterion.h>
