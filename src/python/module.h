@@ -173,7 +173,8 @@ struct pyl_strings {
     X(set_running_loop, "asyncio.events", "_set_running_loop", true)                        \
     X(incomplete_read_error, "asyncio.exceptions", "IncompleteReadError", true)             \
     X(limit_overrun_error, "asyncio.exceptions", "LimitOverrunError", true)                 \
-    X(asyncio_stream_writer, "asyncio.streams", "StreamWriter", true)
+    X(asyncio_stream_writer, "asyncio.streams", "StreamWriter", true)                       \
+    X(deque, "collections", "deque", true)
 
 struct pyl_job;
 typedef void pyl_job_fn(struct pyl_job *job);

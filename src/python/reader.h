@@ -30,6 +30,8 @@ struct pyl_reader_protocol {
     PyObject_HEAD
     struct pyl_state *state; /* kept alive by the type */
     PyObject *reader_ref;    /* weak reference to the reader; NULL: None */
+    PyObject *drain_waiters; /* deque; NULL: an empty one, made when somebody asks */
+    PyObject *closed;        /* future; NULL: a pending one, made when somebody asks */
     bool is_reader_plain;    /* feed_data() of the reader is ours */
     bool is_paused;          /* pause_writing() was called last */
     bool is_lost;            /* connection_lost() was called */

@@ -6,6 +6,8 @@
  */
 #include "python/reader.h"
 
+#include "python/task.h"
+
 static struct pyl_reader_protocol *
 protocol_of(PyObject *self)
 {
@@ -113,7 +115,110 @@ set_reader_ref(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+/* ---- fields that are made when somebody asks ---- */
+
+static PyObject *
+get_field(PyObject *self, PyObject **field)
+{
+    PyObject *value;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    value = Py_XNewRef(*field);
+    Py_END_CRITICAL_SECTION();
+    return value;
+}
+
+/* Steals the value, which may be NULL. Returns what was there. */
+static PyObject *
+swap_field(PyObject *self, PyObject **field, PyObject *value)
+{
+    PyObject *before;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    before = *field;
+    *field = value;
+    Py_END_CRITICAL_SECTION();
+    return before;
+}
+
+/* Steals `fresh`, which stays unless another thread was faster; NULL is passed on. */
+static PyObject *
+first_of(PyObject *self, PyObject **field, PyObject *fresh)
+{
+    if (fresh == NULL) {
+        return NULL;
+    }
+    PyObject *value;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (*field == NULL) {
+        *field = Py_NewRef(fresh);
+    }
+    value = Py_NewRef(*field);
+    Py_END_CRITICAL_SECTION();
+    Py_DECREF(fresh);
+    return value;
+}
+
+/* Few connections ever wait in drain(), and an empty deque is larger than all of the protocol. */
+static PyObject *
+get_drain_waiters(PyObject *self, void *unused)
+{
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    PyObject *deque = get_field(self, &protocol->drain_waiters);
+    (void)unused;
+    return deque != NULL ? deque
+                         : first_of(self, &protocol->drain_waiters,
+                                    PyObject_CallNoArgs(protocol->state->deque));
+}
+
+/* What __init__() sets is empty: there is nothing to keep. */
+static int
+set_drain_waiters(PyObject *self, PyObject *value, void *unused)
+{
+    Py_ssize_t count = value != NULL ? PyObject_Size(value) : 0;
+    (void)unused;
+    if (count < 0) {
+        return -1;
+    }
+    PyObject *kept = count > 0 ? Py_NewRef(value) : NULL;
+    Py_XDECREF(swap_field(self, &protocol_of(self)->drain_waiters, kept));
+    return 0;
+}
+
+/* While a connection lasts, hardly anybody awaits the future of wait_closed(). */
+static PyObject *
+get_closed(PyObject *self, void *unused)
+{
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    PyObject *future = get_field(self, &protocol->closed);
+    (void)unused;
+    if (future != NULL) {
+        return future;
+    }
+    PyObject *loop = PyObject_GetAttr(self, protocol->state->str._loop);
+    if (loop == NULL) {
+        return NULL;
+    }
+    future = PyObject_CallMethod(loop, "create_future", NULL);
+    Py_DECREF(loop);
+    return first_of(self, &protocol->closed, future);
+}
+
+/* What __init__() sets is pending and known to nobody else: there is nothing to keep. */
+static int
+set_closed(PyObject *self, PyObject *value, void *unused)
+{
+    struct pyl_state *state = protocol_of(self)->state;
+    bool is_fresh = value == NULL || (Py_IS_TYPE(value, state->future_type) &&
+                                      Py_REFCNT(value) == 1 && !pyl_future_is_done(value));
+    (void)unused;
+    PyObject *kept = is_fresh ? NULL : Py_NewRef(value);
+    Py_XDECREF(swap_field(self, &protocol_of(self)->closed, kept));
+    return 0;
+}
+
 static PyGetSetDef protocol_getset[] = {
+    {"_drain_waiters", get_drain_waiters, set_drain_waiters,
+     PyDoc_STR("Futures of those who wait in drain()."), NULL},
+    {"_closed", get_closed, set_closed, PyDoc_STR("The future that wait_closed() awaits."), NULL},
     {"_stream_reader_wr", get_reader_ref, set_reader_ref,
      PyDoc_STR("A weak reference to the reader, or None."), NULL},
     {NULL},
@@ -135,9 +240,16 @@ static PyMethodDef protocol_methods[] = {
 static PyObject *
 protocol_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *self = type->tp_alloc(type, 0);
     (void)args;
     (void)kwargs;
+    PyObject *none = PyTuple_New(0);
+    if (none == NULL) {
+        return NULL;
+    }
+    /* Not tp_alloc: before 3.13 only object.__new__() lets instances share the keys of their
+     * __dict__. */
+    PyObject *self = PyBaseObject_Type.tp_new(type, none, NULL);
+    Py_DECREF(none);
     if (self != NULL) {
         protocol_of(self)->state = pyl_state_of_type(type);
     }
@@ -149,6 +261,8 @@ protocol_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(protocol_of(self)->reader_ref);
+    Py_VISIT(protocol_of(self)->drain_waiters);
+    Py_VISIT(protocol_of(self)->closed);
     return 0;
 }
 
@@ -157,6 +271,8 @@ protocol_clear(PyObject *self)
 {
     protocol_of(self)->is_reader_plain = false;
     Py_CLEAR(protocol_of(self)->reader_ref);
+    Py_CLEAR(protocol_of(self)->drain_waiters);
+    Py_CLEAR(protocol_of(self)->closed);
     return 0;
 }
 

@@ -12,15 +12,6 @@
 
 /* ---- protocol ---- */
 
-static void
-forget_methods(struct pyl_transport *transport)
-{
-    Py_CLEAR(transport->read_method);
-    if (transport->buffer != NULL) {
-        Py_CLEAR(transport->buffer->get_buffer);
-    }
-}
-
 int
 pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
 {
@@ -28,17 +19,10 @@ pyl_transport_set_protocol(struct pyl_transport *transport, PyObject *protocol)
     if (is_buffered < 0) {
         return -1;
     }
-    if (is_buffered && transport->buffer == NULL) {
-        transport->buffer = PyMem_Calloc(1, sizeof(*transport->buffer));
-        if (transport->buffer == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-    }
     transport->is_buffered = is_buffered;
     transport->feeds_reader = pyl_reader_protocol_is_plain(transport->state, protocol);
     Py_XSETREF(transport->protocol, Py_NewRef(protocol));
-    forget_methods(transport);
+    Py_CLEAR(transport->read_method);
     return 0;
 }
 
@@ -378,7 +362,7 @@ pyl_transport_let_go(struct pyl_transport *transport)
         Py_CLEAR(transport->server);
     }
     Py_CLEAR(transport->protocol);
-    forget_methods(transport);
+    Py_CLEAR(transport->read_method);
     forget_loop(transport);
 }
 

@@ -31,12 +31,6 @@ struct pyl_transport_info {
     struct sockaddr_in6 accepted_peer; /* as in struct pyl_transport, IPv6; family 0: none */
 };
 
-/* What a BufferedProtocol needs. */
-struct pyl_transport_buffer {
-    PyObject *get_buffer; /* bound; NULL: not looked up */
-    Py_buffer view;       /* `obj` not NULL: lent to the stream */
-};
-
 /* An idle connection is little more than this: on builds with a GIL it just fits into 448 bytes,
  * which makes 464 with the garbage collector's part. */
 struct pyl_transport {
@@ -55,10 +49,10 @@ struct pyl_transport {
     /* data_received or buffer_updated; NULL: not looked up. A plain method is kept as its function,
      * to be called with the protocol before its argument, if is_read_unbound. */
     PyObject *read_method;
-    struct pyl_transport_buffer *buffer; /* is_buffered, or was */
-    PyObject *error;                     /* what connection_lost gets, or NULL for None */
-    PyObject *empty_waiter;              /* of sendfile, which alone may then use our fd; or NULL */
-    struct pyl_transport_info *info;     /* NULL: nothing; see pyl_transport_need_info() */
+    Py_buffer *view;                 /* a BufferedProtocol's memory, lent to the stream; or NULL */
+    PyObject *error;                 /* what connection_lost gets, or NULL for None */
+    PyObject *empty_waiter;          /* of sendfile, which alone may then use our fd; or NULL */
+    struct pyl_transport_info *info; /* NULL: nothing; see pyl_transport_need_info() */
 
     /* The peer of an accepted IPv4 connection, taken while it was sure; port 0: none. */
     struct in_addr accepted_address;
@@ -155,8 +149,11 @@ void pyl_transport_log_debug(struct pyl_transport *transport, const char *text);
 static inline void
 pyl_transport_return_view(struct pyl_transport *transport)
 {
-    if (transport->buffer != NULL && transport->buffer->view.obj != NULL) {
-        PyBuffer_Release(&transport->buffer->view);
+    Py_buffer *view = transport->view;
+    if (view != NULL) {
+        transport->view = NULL; /* before the exporter's code runs */
+        PyBuffer_Release(view);
+        PyMem_Free(view);
     }
 }
 

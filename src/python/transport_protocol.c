@@ -200,32 +200,54 @@ on_data(struct pyl_stream *stream, const uint8_t *data, size_t size)
 
 /* ---- buffered protocols ---- */
 
+/* protocol.get_buffer(-1), looked up each time as asyncio does: a bound method for every connection
+ * would be its largest object beside the transport. */
+static PyObject *
+call_get_buffer(struct pyl_transport *transport)
+{
+    PyObject *name = transport->state->str.get_buffer;
+    PyObject *hint = PyLong_FromLong(-1);
+    PyObject *buffer = NULL;
+    if (hint != NULL && PYL_LIKELY(!transport->loop->is_debug)) {
+        PyObject *protocol = Py_NewRef(transport->protocol); /* the call may replace it */
+        buffer = PyObject_CallMethodOneArg(protocol, name, hint);
+        Py_DECREF(protocol);
+    } else if (hint != NULL) {
+        PyObject *method = PyObject_GetAttr(transport->protocol, name);
+        buffer = method != NULL ? call_held(transport, method, NULL, hint) : NULL;
+        Py_XDECREF(method);
+    }
+    Py_XDECREF(hint);
+    return buffer;
+}
+
 /* The protocol's memory for the next read, exported until it is filled. */
 static int
 borrow_view(struct pyl_transport *transport)
 {
-    PyObject *hint = PyLong_FromLong(-1);
-    PyObject *buffer = NULL;
-    PyObject **method = &transport->buffer->get_buffer;
-    if (hint != NULL && *method == NULL) {
-        *method = PyObject_GetAttr(transport->protocol, transport->state->str.get_buffer);
-    }
-    if (hint != NULL && *method != NULL) {
-        buffer = call_held(transport, *method, NULL, hint);
-    }
-    Py_XDECREF(hint);
+    PyObject *buffer = call_get_buffer(transport);
     if (buffer == NULL) {
         return -1;
     }
-    Py_buffer *view = &transport->buffer->view;
+    Py_buffer *view = PyMem_Malloc(sizeof(*view));
+    if (view == NULL) {
+        Py_DECREF(buffer);
+        PyErr_NoMemory();
+        return -1;
+    }
     int status = PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE);
     Py_DECREF(buffer);
-    if (status == 0 && view->len == 0) {
+    if (status < 0) {
+        PyMem_Free(view);
+        return -1;
+    }
+    transport->view = view;
+    if (view->len == 0) {
         pyl_transport_return_view(transport);
         PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
-        status = -1;
+        return -1;
     }
-    return status;
+    return 0;
 }
 
 static void *
@@ -239,8 +261,8 @@ get_buffer(struct pyl_stream *stream, size_t *ret_size)
     pyl_transport_return_view(transport); /* of a read that found nothing */
     void *memory = NULL;
     if (PYL_LIKELY(borrow_view(transport) == 0)) {
-        memory = transport->buffer->view.buf;
-        *ret_size = (size_t)transport->buffer->view.len;
+        memory = transport->view->buf;
+        *ret_size = (size_t)transport->view->len;
     } else if (PyErr_Occurred()) {
         pyl_transport_fatal_error(transport, "Fatal error: protocol.get_buffer() call failed.");
     }

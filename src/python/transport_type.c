@@ -23,9 +23,8 @@ transport_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(transport->protocol);
     Py_VISIT(transport->context);
     Py_VISIT(transport->read_method);
-    if (transport->buffer != NULL) {
-        Py_VISIT(transport->buffer->get_buffer);
-        Py_VISIT(transport->buffer->view.obj);
+    if (transport->view != NULL) {
+        Py_VISIT(transport->view->obj);
     }
     Py_VISIT(transport->server);
     Py_VISIT(transport->error);
@@ -44,9 +43,6 @@ transport_clear(PyObject *self)
     Py_CLEAR(transport->protocol);
     Py_CLEAR(transport->context);
     Py_CLEAR(transport->read_method);
-    if (transport->buffer != NULL) {
-        Py_CLEAR(transport->buffer->get_buffer);
-    }
     Py_CLEAR(transport->server);
     Py_CLEAR(transport->error);
     Py_CLEAR(transport->empty_waiter);
@@ -95,7 +91,6 @@ transport_dealloc(PyObject *self)
     }
     pyl_stream_dispose(&transport->stream);
     (void)transport_clear(self);
-    PyMem_Free(transport->buffer);
     PyMem_Free(transport->info);
     type->tp_free(self);
     Py_DECREF(type);

@@ -4,6 +4,7 @@ That suite itself runs against them in tests/cpython/run_tasks.py.
 """
 
 import asyncio
+import collections
 import collections.abc
 import gc
 import random
@@ -233,6 +234,30 @@ def test_wrong_arguments(run):
         for method in (writer.drain, lambda: writer.write(b"")):
             with pytest.raises(RuntimeError, match="__init__"):
                 method()
+    run(main())
+
+
+def test_an_idle_connection_holds_nothing_for_those_who_might_wait(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server, (_, theirs), (_, writer) = await pair()
+        protocol = theirs.transport.get_protocol()
+        held = gc.get_referents(protocol)
+        assert not any(isinstance(item, asyncio.Future | collections.deque) for item in held
+                       if not isinstance(item, asyncio.Task))  # fmt: skip
+        assert not protocol._drain_waiters
+        protocol._drain_waiters.append("kept")
+        assert protocol._drain_waiters.pop() == "kept"
+        closed = protocol._closed
+        assert closed is protocol._closed and not closed.done()
+        assert closed.get_loop() is loop
+        given = loop.create_future()
+        protocol._closed = given
+        assert protocol._closed is given
+        await finish(server, theirs, writer)
+        assert given.done() and not closed.done()
+        assert theirs.transport.is_closing()
+
     run(main())
 
 
