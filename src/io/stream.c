@@ -242,7 +242,7 @@ update_read_op(struct pyl_stream *stream)
         }
     } else if (op->state == PYL_OP_IDLE && is_wanted) {
         op->kind = read_kind(stream);
-        op->flags = PYL_OP_MULTISHOT;
+        op->flags = PYL_OP_MULTISHOT | (stream->is_tcp ? PYL_OP_TCP : 0);
         if (op->kind == PYL_OP_POLL) {
             op->args.poll.events = PYL_POLL_IN;
         }

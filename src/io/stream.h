@@ -84,6 +84,7 @@ struct pyl_stream {
     uint8_t state;    /* enum pyl_stream_state */
     uint8_t read_end; /* enum pyl_stream_read_end */
     bool owns_fd;
+    bool is_tcp;     /* known to be; may be set right after pyl_stream_init() */
     bool is_reading; /* wanted by the owner */
     bool is_direct_read;
     uint8_t small_reads; /* direct reads in a row that a RECV op would have done, see read_kind() */

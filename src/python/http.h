@@ -163,6 +163,7 @@ struct pyl_http_listener {
     int fd;
     bool is_open;     /* entry in loop->fds */
     bool is_detached; /* the loop is gone */
+    bool is_tcp;
     struct pyl_listener listener;
 };
 

@@ -597,6 +597,7 @@ pyl_http_connection_open(struct pyl_http_listener *listener, int fd)
     pyl_list_init(&connection->timeout_link);
     pyl_http1_init(&connection->parser, &server->shared);
     pyl_stream_init(&connection->stream, worker, fd, true, &stream_ops);
+    connection->stream.is_tcp = listener->is_tcp;
     PyObject_GC_Track(connection);
     if (set_addresses(connection, listener, fd) < 0 ||
         pyl_fd_table_add(&server->loop->fds, fd, (PyObject *)connection) < 0) {

@@ -135,6 +135,7 @@ listener_new(struct pyl_http_server *server, PyObject *sock)
     memset((char *)listener + sizeof(PyObject), 0, sizeof(*listener) - sizeof(PyObject));
     listener->server = (struct pyl_http_server *)Py_NewRef((PyObject *)server);
     listener->fd = fd;
+    listener->is_tcp = pyl_socket_set_nodelay(fd) == 0; /* accepted sockets inherit it */
     PyObject_GC_Track(listener);
     if (set_local(listener) < 0) {
         Py_DECREF(listener);
@@ -159,7 +160,6 @@ pyl_http_listen(struct pyl_http_server *server, PyObject *sock, PyObject *peers)
     }
     listener->sock = Py_NewRef(sock);
     listener->peers = Py_XNewRef(peers);
-    (void)pyl_socket_set_nodelay(listener->fd); /* accepted sockets inherit it */
     if (PyList_Append(server->listeners, (PyObject *)listener) < 0 ||
         pyl_fd_table_add(&server->loop->fds, listener->fd, (PyObject *)listener) < 0) {
         Py_DECREF(listener);

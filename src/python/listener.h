@@ -23,6 +23,7 @@ struct pyl_server_socket {
     int fd;
     _Atomic bool is_open; /* entry in loop->fds; written in the loop's thread */
     bool is_detached;     /* the loop is gone */
+    bool is_tcp;
     struct pyl_listener listener;
 };
 

@@ -28,7 +28,7 @@ open_plain(struct pyl_server_socket *self, struct pyl_loop *view, int fd, PyObje
         return NULL;
     }
     struct pyl_transport_args args = {
-        .protocol = protocol, .context = context, .server = self->server};
+        .protocol = protocol, .context = context, .server = self->server, .is_tcp = self->is_tcp};
     PyObject *transport = pyl_transport_open(view, fd, NULL, &args);
     Py_DECREF(protocol);
     return transport;
@@ -145,7 +145,7 @@ start(struct pyl_server_socket *self)
         return -1;
     }
     self->is_open = true;
-    (void)pyl_socket_set_nodelay(self->fd); /* accepted TCP connections inherit it */
+    self->is_tcp = pyl_socket_set_nodelay(self->fd) == 0; /* accepted connections inherit it */
     pyl_listener_init(&self->listener, self->loop->worker, self->fd, &listener_ops);
     pyl_listener_start(&self->listener);
     return 0;

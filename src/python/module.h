@@ -94,7 +94,9 @@
     X(_sent)                    \
     X(_sendto_slow)             \
     X(_maybe_pause_protocol)    \
-    X(write)
+    X(write)                    \
+    X(_attach)                  \
+    X(_detach)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;

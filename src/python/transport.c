@@ -42,12 +42,12 @@ pyl_transport_start_run(struct pyl_job *job)
 }
 
 static int
-call_server(struct pyl_transport *transport, const char *method)
+call_server(struct pyl_transport *transport, PyObject *method)
 {
     PyObject *result =
         PYL_SERVER_KNOWS_TRANSPORTS
-            ? PyObject_CallMethod(transport->server, method, "O", (PyObject *)transport)
-            : PyObject_CallMethod(transport->server, method, NULL);
+            ? PyObject_CallMethodOneArg(transport->server, method, (PyObject *)transport)
+            : PyObject_CallMethodNoArgs(transport->server, method);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -57,14 +57,14 @@ static int
 detach_from_server(struct pyl_transport *transport)
 {
     if (transport->loop == NULL || transport->loop->views == NULL) {
-        return call_server(transport, "_detach");
+        return call_server(transport, transport->state->str._detach);
     }
     PyObject *home = PyObject_GetAttr(transport->server, transport->state->str._loop);
     struct pyl_loop *view = home != NULL ? pyl_loop_cast(transport->state, home) : NULL;
     int rc = 0;
     if (view != NULL && pyl_views_is_elsewhere(view)) {
         PyObject *self = (PyObject *)transport;
-        PyObject *detach = PyObject_GetAttrString(transport->server, "_detach");
+        PyObject *detach = PyObject_GetAttr(transport->server, transport->state->str._detach);
         PyObject *handle = detach != NULL ? pyl_loop_call_soon(view, detach, &self,
                                                                PYL_SERVER_KNOWS_TRANSPORTS, NULL)
                                           : NULL;
@@ -76,7 +76,7 @@ detach_from_server(struct pyl_transport *transport)
         Py_XDECREF(handle);
         Py_XDECREF(detach);
     } else {
-        rc = home != NULL ? call_server(transport, "_detach") : -1;
+        rc = home != NULL ? call_server(transport, transport->state->str._detach) : -1;
     }
     Py_XDECREF(home);
     return rc;
@@ -184,13 +184,14 @@ attach(struct pyl_transport *transport, const struct pyl_transport_args *args)
     pyl_stream_init(&transport->stream, loop->worker, transport->stream.fd,
                     pyl_transport_own_socket(transport) == NULL, &pyl_transport_stream_ops);
     pyl_stream_set_direct_read(&transport->stream, transport->is_buffered);
+    transport->stream.is_tcp = args->is_tcp;
     transport->is_lost = false;
     transport->is_closed = false;
     if (args->server != NULL) {
         transport->is_guest = true;
         pyl_views_count_guest(loop, 1);
         transport->server = Py_NewRef(args->server);
-        if (call_server(transport, "_attach") < 0) {
+        if (call_server(transport, transport->state->str._attach) < 0) {
             Py_CLEAR(transport->server);
             return -1;
         }

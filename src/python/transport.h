@@ -92,6 +92,7 @@ struct pyl_transport_args {
     PyObject *waiter;  /* future, or NULL */
     PyObject *extra;   /* dict, or NULL */
     PyObject *server;  /* or NULL */
+    bool is_tcp;       /* known to be a TCP socket */
 };
 
 /* ---- transport.c: making and closing ---- */

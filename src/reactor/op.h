@@ -40,7 +40,10 @@ enum pyl_op_kind {
 enum { PYL_POLL_IN = 1, PYL_POLL_OUT = 2, PYL_POLL_ERROR = 4, PYL_POLL_HANGUP = 8 };
 
 /* pyl_op.flags, set by the submitter */
-enum { PYL_OP_MULTISHOT = 1 };
+enum {
+    PYL_OP_MULTISHOT = 1,
+    PYL_OP_TCP = 2, /* the fd is a TCP socket; without it a backend that wants to know asks */
+};
 
 enum pyl_op_state { PYL_OP_IDLE, PYL_OP_ACTIVE, PYL_OP_CANCELLING };
 

@@ -184,6 +184,17 @@ socket_is_tcp(int fd)
     return getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &size) == 0;
 }
 
+static bool
+entry_is_known_tcp(const struct pyl_ready_fd *entry)
+{
+    for (struct pyl_list *node = entry->ops.next; node != &entry->ops; node = node->next) {
+        if ((PYL_CONTAINER_OF(node, struct pyl_op, wait)->flags & PYL_OP_TCP) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* How the ops of an entry want to be watched, and for which directions. */
 static enum pyl_watch
 entry_wanted(const struct pyl_ready_fd *entry, uint8_t *ret_mask)
@@ -238,7 +249,7 @@ entry_watch(struct pyl_reactor *reactor, int fd, struct pyl_ready_fd *entry)
         if (entry->watch == PYL_WATCH_EDGE) {
             return 0;
         }
-        entry->is_tcp = socket_is_tcp(fd);
+        entry->is_tcp = entry_is_known_tcp(entry) || socket_is_tcp(fd);
         (void)pyl_socket_silence(fd); /* fails for what is no socket, and then nothing is sent */
         break;
     case PYL_WATCH_LEVEL:
