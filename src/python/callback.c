@@ -46,14 +46,18 @@ call_in_foreign_context(struct pyl_handle *handle)
 static PyObject *
 call_in_context(struct pyl_handle *handle)
 {
-    if (PYL_UNLIKELY(!PyContext_CheckExact(handle->context))) {
+    PyObject *context = pyl_handle_need_context(handle);
+    if (PYL_UNLIKELY(context == NULL)) {
+        return NULL;
+    }
+    if (PYL_UNLIKELY(!PyContext_CheckExact(context))) {
         return call_in_foreign_context(handle);
     }
-    if (PyContext_Enter(handle->context) < 0) {
+    if (PyContext_Enter(context) < 0) {
         return NULL;
     }
     PyObject *result = call_with_args(handle);
-    if (PyContext_Exit(handle->context) < 0) {
+    if (PyContext_Exit(context) < 0) {
         Py_CLEAR(result);
     }
     return result;

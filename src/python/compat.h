@@ -205,6 +205,14 @@ pyl_context_is_current(PyObject *context)
     return PyThreadState_Get()->context == context;
 }
 
+/* Whether this thread's context has no values, so that a copy of it is a new context. */
+static inline bool
+pyl_context_is_empty(void)
+{
+    PyObject *context = PyThreadState_Get()->context;
+    return context == NULL || PyMapping_Size(context) == 0;
+}
+
 #if PY_VERSION_HEX < 0x030D0000
 static inline int
 PyObject_GetOptionalAttr(PyObject *object, PyObject *name, PyObject **ret)

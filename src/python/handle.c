@@ -55,13 +55,16 @@ pyl_handle_new(struct pyl_loop *loop, PyTypeObject *type, PyObject *callback, Py
                Py_ssize_t count, PyObject *context)
 {
     struct pyl_state *state = loop->state;
-    context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
-    if (context == NULL) {
-        return NULL;
+    bool is_made_later = context == NULL && pyl_context_is_empty();
+    if (!is_made_later) {
+        context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+        if (context == NULL) {
+            return NULL;
+        }
     }
     PyObject *object = pyl_freelist_new(freelist_of(state, type), type);
     if (object == NULL) {
-        Py_DECREF(context);
+        Py_XDECREF(context);
         return NULL;
     }
     size_t size = type == state->timer_handle_type ? sizeof(struct pyl_timer_handle)
@@ -85,6 +88,19 @@ pyl_handle_new(struct pyl_loop *loop, PyTypeObject *type, PyObject *callback, Py
         }
     }
     return handle;
+}
+
+PyObject *
+pyl_handle_need_context(struct pyl_handle *handle)
+{
+    PyObject *context;
+    Py_BEGIN_CRITICAL_SECTION(handle);
+    if (handle->context == NULL) {
+        handle->context = PyContext_New();
+    }
+    context = handle->context;
+    Py_END_CRITICAL_SECTION();
+    return context;
 }
 
 void

@@ -16,7 +16,8 @@ enum { PYL_HANDLE_INLINE_ARGS = 4 };
 struct pyl_handle {
     PyObject_HEAD
     struct pyl_loop *loop;      /* strong */
-    PyObject *context;          /* strong; a contextvars.Context, or whatever the caller gave */
+    PyObject *context;          /* strong; a contextvars.Context, or whatever the caller gave. NULL: a
+                                 * new one, made by pyl_handle_need_context() */
     PyObject *callback;         /* strong; NULL when cancelled */
     PyObject *args_tuple;       /* strong; more than PYL_HANDLE_INLINE_ARGS arguments, else NULL */
     PyObject *repr;             /* strong; kept by cancel() in debug mode */
@@ -50,6 +51,11 @@ void pyl_handle_post_again(struct pyl_handle *handle);
 /* handle.cancel(). Any thread; for a _ThreadSafeHandle it waits while the callback runs elsewhere.
  */
 void pyl_handle_cancel(struct pyl_handle *handle);
+
+/* The context, which is made now if nobody has needed it yet: the current one had no values when
+ * the handle was made, and a thousand waiting handles are then a thousand objects less for the
+ * garbage collector. Borrowed, or NULL with an exception. Any thread. */
+PyObject *pyl_handle_need_context(struct pyl_handle *handle);
 
 /* Runs callback(*args) in the context, and reports what it raises. */
 void pyl_handle_run(struct pyl_handle *handle);

@@ -49,7 +49,7 @@ handle_cancelled(PyObject *self, PyObject *unused)
 static PyObject *
 handle_get_context(PyObject *self, PyObject *unused)
 {
-    return Py_NewRef(handle_of(self)->context);
+    return Py_XNewRef(pyl_handle_need_context(handle_of(self)));
 }
 
 /* What KeyboardInterrupt and SystemExit do is the caller's matter here, as in asyncio. */
@@ -197,7 +197,7 @@ handle_get_loop(PyObject *self, void *unused)
 static PyObject *
 handle_get_context_attribute(PyObject *self, void *unused)
 {
-    return Py_NewRef(handle_of(self)->context);
+    return Py_XNewRef(pyl_handle_need_context(handle_of(self)));
 }
 
 static PyObject *

@@ -309,3 +309,58 @@ def test_thread_safe_handle_from_its_own_thread(blocking_loop):
 @pytest.mark.skipif(not hasattr(asyncio.events, "_ThreadSafeHandle"), reason="Python 3.14")
 def test_thread_safe_handle_identity(loop):
     assert isinstance(loop.call_soon_threadsafe(callback), asyncio.events._ThreadSafeHandle)
+
+
+def schedulers(loop):
+    """Each way to hand a callback to the loop, as function(callback)."""
+
+    def from_a_thread(callback):
+        run = contextvars.Context().run  # a free-threaded build may hand its own to the thread
+        thread = threading.Thread(target=run, args=(loop.call_soon_threadsafe, callback))
+        thread.start()
+        thread.join()
+
+    return [loop.call_soon, loop.call_soon_threadsafe, lambda c: loop.call_later(0, c), from_a_thread]
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_each_callback_has_a_context_of_its_own(loop, is_empty):
+    outer = contextvars.ContextVar("outer", default=0)
+    inner = contextvars.ContextVar("inner", default=0)
+    seen = []
+
+    def callback():
+        seen.append((outer.get(), inner.get()))
+        inner.set(1)
+
+    def schedule():
+        if not is_empty:
+            outer.set(5)
+        for call in schedulers(loop):
+            call(callback)
+            call(callback)
+        outer.set(6)  # comes too late for them
+        run_briefly(loop)
+        assert inner.get() == 0
+
+    contextvars.Context().run(schedule)
+    inherited = 0 if is_empty else 5
+    assert sorted(seen) == [(0, 0)] * 2 + [(inherited, 0)] * 6
+
+
+def test_a_context_that_is_asked_for_is_the_one_the_callback_runs_in(loop):
+    var = contextvars.ContextVar("var", default=0)
+    seen = []
+
+    def schedule():
+        handle = loop.call_soon(lambda: seen.append(var.get()))
+        context = handle._context
+        assert isinstance(context, contextvars.Context)
+        assert handle._context is context and handle.get_context() is context
+        context.run(var.set, 3)
+        later = loop.call_soon(var.set, 4)
+        run_briefly(loop)
+        assert later._context[var] == 4
+
+    contextvars.Context().run(schedule)
+    assert seen == [3]
