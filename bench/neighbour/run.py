@@ -36,7 +36,7 @@ BASELINE = "uvloop"
 VARIANTS = LOOPS
 CASES = ("echo", "http", "echo-interval", "http-interval", "echo-one-core", "http-one-core")
 SWITCH_INTERVAL = {"PYLOOP_SWITCH_INTERVAL": "0.0005"}  # seconds
-CONNECTIONS = 64
+CONNECTIONS = 16
 MESSAGE_BYTES = 1024
 WARM_UP_SECONDS = 0.3  # at most, and no longer than half the window
 

@@ -15,7 +15,7 @@ import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 
-from . import _datagram
+from . import _core, _datagram
 
 _BORROWED = {
     selector_events.BaseSelectorEventLoop: (
@@ -24,7 +24,6 @@ _BORROWED = {
     ),
     unix_events._UnixSelectorEventLoop: (
         "_process_self_data", "remove_signal_handler", "_check_signal",
-        "_make_write_pipe_transport",
     ),
 }
 
@@ -44,10 +43,14 @@ class _SelectorView:
         return selectors.SelectorKey(fileobj, fd, events, None)
 
 
-class _ReadPipeTransport(unix_events._UnixReadPipeTransport):
-    """asyncio's, with reads of what a pipe holds: malloc() maps and unmaps the 256 KiB of each of asyncio's reads."""
+class _ReadPipeTransport(_core.ReadPipeCore, unix_events._UnixReadPipeTransport):
+    """asyncio's, with the reads in C."""
 
-    max_size = 64 * 1024
+    max_size = 64 * 1024  # what a pipe holds, for asyncio's own
+
+
+class _WritePipeTransport(_core.WritePipeCore, unix_events._UnixWritePipeTransport):
+    """asyncio's, with writes in C where the pipe takes them at once."""
 
 
 class _SubprocessTransport(unix_events._UnixSubprocessTransport):
@@ -156,6 +159,9 @@ class UnixMixin:
 
     def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
         return _ReadPipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return _WritePipeTransport(self, pipe, protocol, waiter, extra)
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)

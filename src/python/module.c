@@ -25,7 +25,7 @@ static add_fn *const add_functions[] = {
     pyl_reader_type_add,    pyl_reader_read_type_add, pyl_reader_protocol_type_add,
     pyl_writer_types_add,   pyl_http_types_add,       pyl_datagram_type_add,
 
-    pyl_lent_type_add,      pyl_capsule_add,
+    pyl_lent_type_add,      pyl_pipe_types_add,       pyl_capsule_add,
 };
 
 struct pyl_state *

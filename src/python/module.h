@@ -96,7 +96,13 @@
     X(_maybe_pause_protocol)    \
     X(write)                    \
     X(_attach)                  \
-    X(_detach)
+    X(_detach)                  \
+    X(_fileno)                  \
+    X(_protocol)                \
+    X(_buffer)                  \
+    X(_closing)                 \
+    X(_conn_lost)               \
+    X(_read_ready)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;
@@ -126,6 +132,8 @@ struct pyl_strings {
     X(reader_protocol_type) /* reader_protocol.c: StreamProtocolCore */        \
     X(writer_type)          /* writer_type.c: StreamWriterCore */              \
     X(drain_type)                                                              \
+    X(read_pipe_type)       /* pipe.c: ReadPipeCore */                         \
+    X(write_pipe_type)      /* pipe.c: WritePipeCore */                        \
     X(http_server_type)     /* http_server_type.c */                           \
     X(http_listener_type)   /* http_listen.c */                                \
     X(http_connection_type) /* http_connection.c */                            \
@@ -175,6 +183,8 @@ struct pyl_strings {
     X(set_running_loop, "asyncio.events", "_set_running_loop", true)                        \
     X(incomplete_read_error, "asyncio.exceptions", "IncompleteReadError", true)             \
     X(limit_overrun_error, "asyncio.exceptions", "LimitOverrunError", true)                 \
+    X(asyncio_read_pipe, "asyncio.unix_events", "_UnixReadPipeTransport", true)             \
+    X(asyncio_write_pipe, "asyncio.unix_events", "_UnixWritePipeTransport", true)           \
     X(asyncio_stream_writer, "asyncio.streams", "StreamWriter", true)                       \
     X(deque, "collections", "deque", true)
 
@@ -246,6 +256,7 @@ int pyl_proxy_type_add(PyObject *module, struct pyl_state *state);
 int pyl_spawned_type_add(PyObject *module, struct pyl_state *state);
 int pyl_handover_type_add(PyObject *module, struct pyl_state *state);
 int pyl_lent_type_add(PyObject *module, struct pyl_state *state);
+int pyl_pipe_types_add(PyObject *module, struct pyl_state *state);
 int pyl_capsule_add(PyObject *module, struct pyl_state *state);
 int pyl_transport_type_add(PyObject *module, struct pyl_state *state);
 int pyl_datagram_type_add(PyObject *module, struct pyl_state *state);

@@ -126,3 +126,85 @@ def test_regular_files_are_refused_and_stay_open(run, tmp_path):
             assert not file.closed
 
     run(main())
+
+
+def test_what_the_pipe_does_not_take_follows_in_order(run):
+    async def main():
+        (reader, reading), (writer, writing) = await transports()
+        reader.pause_reading()
+        pieces = [bytes([i % 251]) * size for i, size in enumerate([1, 70_000, 5, 4096, 200_000, 3])]
+        for piece in pieces:
+            writer.write(piece)
+        expected = b"".join(pieces)
+        sent = len(expected) - writer.get_write_buffer_size()
+        assert 0 < sent < len(expected)
+        reader.resume_reading()
+        writer.close()
+        assert await asyncio.wait_for(reading.lost, TIMEOUT) is None
+        assert reading.data == expected
+
+    run(main())
+
+
+@pytest.mark.parametrize("data", [b"", bytearray(b"ab"), memoryview(b"abc"), b"abcd"])
+def test_each_kind_of_data(run, data):
+    async def main():
+        (_, reading), (writer, _) = await transports()
+        assert writer.write(data) is None
+        writer.close()
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        assert reading.data == bytes(data)
+
+    run(main())
+
+
+def test_wrong_data_is_refused(run):
+    async def main():
+        (_, reading), (writer, _) = await transports()
+        for data in ("text", None, 5, [1]):
+            with pytest.raises((TypeError, AssertionError)):
+                writer.write(data)
+        with pytest.raises(TypeError):
+            writer.write()
+        with pytest.raises(TypeError):
+            writer.write(b"a", b"b")
+        writer.close()
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        assert reading.data == b""
+
+    run(main())
+
+
+def test_an_error_of_data_received_is_reported_and_reading_goes_on(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        reports = []
+        loop.set_exception_handler(lambda _, context: reports.append(context["exception"]))
+        (_, reading), (writer, _) = await transports()
+        reading.data_received = lambda data: 1 / 0
+        writer.write(b"first")
+        while not reports:
+            await asyncio.sleep(0)
+        del reading.data_received
+        writer.write(b"second")
+        writer.close()
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        assert isinstance(reports[0], ZeroDivisionError) and reading.data == b"second"
+
+    run(main())
+
+
+def test_the_protocol_may_be_exchanged(run):
+    async def main():
+        (reader, first), (writer, _) = await transports()
+        second = Recorder()
+        writer.write(b"one")
+        while not first.data:
+            await asyncio.sleep(0)
+        reader.set_protocol(second)
+        writer.write(b"two")
+        writer.close()
+        await asyncio.wait_for(second.lost, TIMEOUT)
+        assert first.data == b"one" and second.data == b"two"
+
+    run(main())
