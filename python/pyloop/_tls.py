@@ -1,8 +1,9 @@
-"""asyncio's TLS protocol without a read buffer of its own for each connection."""
+"""asyncio's TLS protocol without a read buffer of its own for each connection, and with a short way for a message."""
 
 from asyncio import sslproto
 
 _RECORD_SIZE = 16384  # the most that one read returns: what a TLS record holds
+_WRAPPED = sslproto.SSLProtocolState.WRAPPED
 
 
 def share_read_buffer(loop, ssl_protocol):
@@ -16,13 +17,50 @@ def share_read_buffer(loop, ssl_protocol):
 
 
 class SSLProtocol(sslproto.SSLProtocol):
-    """Never allocates the buffer to begin with; reads without an exception for each message."""
+    """Never allocates the buffer to begin with; reads without an exception for each message.
+
+    buffer_updated() and _write_appdata() are asyncio's for the usual case, in which the connection is established and
+    nothing is paused or left from before, without the calls and looks that then find nothing. All else is asyncio's.
+    """
 
     def __init__(self, loop, *args, **kwargs):
         self.max_size = 0
         super().__init__(loop, *args, **kwargs)
         del self.max_size  # the class's again
         share_read_buffer(loop, self)
+
+    def get_buffer(self, n):
+        return self._ssl_buffer_view
+
+    def buffer_updated(self, nbytes):
+        if self._state is not _WRAPPED or self._app_reading_paused or self._app_protocol_is_buffer:
+            return super().buffer_updated(nbytes)
+        incoming = self._incoming
+        incoming.write(self._ssl_buffer_view[:nbytes])
+        try:
+            self._do_read__copied()
+            if self._write_backlog:
+                self._do_write()
+            elif self._outgoing.pending:
+                self._process_outgoing()
+            if incoming.pending or self._ssl_reading_paused:
+                self._control_ssl_reading()
+        except Exception as exc:
+            self._fatal_error(exc, "Fatal error on SSL protocol")
+
+    def _write_appdata(self, list_of_data):
+        if self._state is not _WRAPPED or self._write_backlog or len(list_of_data) != 1:
+            return super()._write_appdata(list_of_data)
+        data, = list_of_data
+        try:
+            count = self._sslobj.write(data)
+            if count == len(data):
+                return self._process_outgoing()
+        except sslproto.SSLAgainErrors:
+            count = 0
+        except Exception as exc:
+            return self._fatal_error(exc, "Fatal error on SSL protocol")
+        super()._write_appdata([data[count:]])
 
     def _do_read__copied(self):
         """asyncio's asks for 256 KiB, which malloc() may map and unmap each time, and asks until there is no more."""
