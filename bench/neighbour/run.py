@@ -1,8 +1,8 @@
 """Measures what a thread that computes in Python costs a server in the same process.
 
-A sample is one server started afresh under 64 connections of our load generator: a window without
-the neighbour, then one with it. `kept` is the second's throughput as a part of the first's,
-`neighbour` the part of a core that the thread got meanwhile.
+A sample is one server started afresh under 16 connections of our load generator, whose p99 is then
+below half a millisecond: a window without the neighbour, then one with it. `kept` is the second's
+throughput as a part of the first's, `neighbour` the part of a core that the thread got meanwhile.
 
 It computes on the client's core, which is idle while it does: who waits for the GIL then waits for
 nothing else. In the cases named one-core it shares the server's core, and the kernel lets it
