@@ -19,6 +19,16 @@
  */
 enum pyl_future_status { PYL_FUTURE_PENDING, PYL_FUTURE_CANCELLED, PYL_FUTURE_FINISHED };
 
+/* What few futures have. */
+enum pyl_future_rare {
+    PYL_FUTURE_EXCEPTION_TB,     /* as it was when the exception was set; given back once */
+    PYL_FUTURE_CANCEL_MESSAGE,   /* never None */
+    PYL_FUTURE_CANCELLED_ERROR,  /* the CancelledError that ended a task; given out once */
+    PYL_FUTURE_SOURCE_TRACEBACK, /* where it was made, in debug mode */
+    PYL_FUTURE_AWAITED_BY,       /* set of those who said so by pyl_future_awaited_by_add() */
+    PYL_FUTURE_RARE_COUNT
+};
+
 struct pyl_future {
     PyObject_HEAD
     struct pyl_state *state; /* never NULL; kept alive by the type */
@@ -36,11 +46,8 @@ struct pyl_future {
 
     PyObject *result;
     PyObject *exception;
-    PyObject *exception_tb; /* as it was when the exception was set; given back once */
-    PyObject *cancel_message;
-    PyObject *cancelled_error;  /* the CancelledError that ended a task; given out once */
-    PyObject *source_traceback; /* where it was made, in debug mode */
-    PyObject *awaited_by; /* set of those who said so by pyl_future_awaited_by_add(); or NULL */
+    PyObject **rare; /* by enum pyl_future_rare, each may be NULL; NULL: all are. See
+                      * pyl_future_set_rare() */
 
     pyl_future_done_fn *done; /* NULL: no hook, or it ran */
     void *done_user;
@@ -58,11 +65,8 @@ struct pyl_future {
     /* From here on for tasks only; in this struct because there is room. */
     bool must_cancel;
     bool log_destroy_pending;
-    bool is_queued;       /* the job is in a queue, which owns one reference to the task */
-    bool is_woken;        /* the queued step was caused by fut_waiter */
-    bool has_odd_context; /* `context` is no contextvars.Context: only loop.call_soon() may judge it
-                           */
-    bool is_registered;   /* asyncio.all_tasks() can see it */
+    bool is_queued; /* the job is in a queue, which owns one reference to the task */
+    bool is_woken;  /* the queued step was caused by fut_waiter */
 };
 
 struct pyl_task {
@@ -76,6 +80,9 @@ struct pyl_task {
     PyObject *raise_next; /* exception for the scheduled step */
     unsigned long long number;
     long cancel_requests;
+    bool has_odd_context; /* `context` is no contextvars.Context: only loop.call_soon() may judge it
+                           */
+    bool is_registered;   /* asyncio.all_tasks() can see it */
     /* Owns the coroutine, on builds without a GIL. Any thread; exchange acquire, store release. */
     _Atomic bool is_stepping;
 };
@@ -107,6 +114,13 @@ pyl_future_is_ours(struct pyl_state *state, PyObject *object)
     return pyl_future_is_exact(state, object) || PyObject_TypeCheck(object, state->future_type);
 }
 
+/* Borrowed; or NULL. */
+static inline PyObject *
+pyl_future_rare(const struct pyl_future *future, enum pyl_future_rare which)
+{
+    return PYL_LIKELY(future->rare == NULL) ? NULL : future->rare[which];
+}
+
 /* Raises for a future whose __init__() did not run. 0 or -1. */
 static inline int
 pyl_future_ensure_init(struct pyl_future *future)
@@ -126,6 +140,9 @@ struct pyl_future *pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
 void pyl_future_free(struct pyl_future *future);
 int pyl_future_traverse_fields(struct pyl_future *future, visitproc visit, void *arg);
 void pyl_future_clear_fields(struct pyl_future *future);
+/* Steals the value, which may be NULL. 0, or -1 with MemoryError: then it is forgotten, and NULL
+ * stands there. */
+int pyl_future_set_rare(struct pyl_future *future, enum pyl_future_rare which, PyObject *value);
 /* Tells loop.call_exception_handler() of an exception nobody asked for. Keeps the current
  * exception. */
 void pyl_future_warn_unretrieved(struct pyl_future *future);
@@ -155,10 +172,14 @@ int pyl_future_init_native(struct pyl_future *future, struct pyl_loop *loop);
 int pyl_future_finish_result(struct pyl_future *future, PyObject *result);       /* 0 or -1 */
 int pyl_future_finish_exception(struct pyl_future *future, PyObject *exception); /* 0 or -1 */
 int pyl_future_finish_cancelled(struct pyl_future *future, PyObject *message);   /* 1, 0 or -1 */
+/* None is no message. 0 or -1. */
+int pyl_future_set_cancel_message(struct pyl_future *future, PyObject *message);
 
 /* What future.result() does: 0 result in *ret, 1 exception to be raised in *ret, -1 raised
  * (cancelled, not done). New references. */
 int pyl_future_get_result(struct pyl_future *future, PyObject **ret);
+/* The CancelledError to raise, before the future is finished as cancelled. Steals it. */
+void pyl_future_keep_cancelled(struct pyl_future *future, PyObject *error);
 /* New reference to the CancelledError to raise; a saved one is given out once. NULL: exception. */
 PyObject *pyl_future_make_cancelled(struct pyl_future *future);
 

@@ -112,16 +112,29 @@ get_object_of_initialized(PyObject *op, void *offset)
     return pyl_future_ensure_init(pyl_future_cast(op)) < 0 ? NULL : get_object(op, offset);
 }
 
+/* One of the rare ones or None; the closure is an enum pyl_future_rare. */
+static PyObject *
+get_rare(PyObject *op, void *which)
+{
+    PyObject *value;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    value = pyl_future_rare(pyl_future_cast(op), (enum pyl_future_rare)(uintptr_t)which);
+    value = Py_NewRef(value != NULL ? value : Py_None);
+    Py_END_CRITICAL_SECTION();
+    return value;
+}
+
 static int
 set_cancel_message(PyObject *op, PyObject *value, void *unused)
 {
+    int rc;
     if (refuse_delete(value) < 0) {
         return -1;
     }
     Py_BEGIN_CRITICAL_SECTION(op);
-    Py_XSETREF(pyl_future_cast(op)->cancel_message, Py_NewRef(value));
+    rc = pyl_future_set_cancel_message(pyl_future_cast(op), value);
     Py_END_CRITICAL_SECTION();
-    return 0;
+    return rc;
 }
 
 static int
@@ -130,10 +143,11 @@ collect_awaited_by(struct pyl_future *future, PyObject *set)
     if (pyl_future_collect_waiters(future, set) < 0) {
         return -1;
     }
-    if (future->awaited_by == NULL) {
+    PyObject *awaited_by = pyl_future_rare(future, PYL_FUTURE_AWAITED_BY);
+    if (awaited_by == NULL) {
         return 0;
     }
-    PyObject *joined = PyNumber_InPlaceOr(set, future->awaited_by);
+    PyObject *joined = PyNumber_InPlaceOr(set, awaited_by);
     Py_XDECREF(joined);
     return joined != NULL ? 0 : -1;
 }
@@ -160,6 +174,7 @@ get_awaited_by(PyObject *op, void *unused)
 }
 
 #define OFFSET(field) ((void *)offsetof(struct pyl_future, field))
+#define RARE(which) ((void *)(uintptr_t)(which))
 
 PyGetSetDef pyl_future_attributes[] = {
     {"__class__", get_class},
@@ -170,8 +185,8 @@ PyGetSetDef pyl_future_attributes[] = {
     {"_result", get_object_of_initialized, NULL, NULL, OFFSET(result)},
     {"_exception", get_object_of_initialized, NULL, NULL, OFFSET(exception)},
     {"_log_traceback", get_log_traceback, set_log_traceback},
-    {"_source_traceback", get_object, NULL, NULL, OFFSET(source_traceback)},
-    {"_cancel_message", get_object, set_cancel_message, NULL, OFFSET(cancel_message)},
+    {"_source_traceback", get_rare, NULL, NULL, RARE(PYL_FUTURE_SOURCE_TRACEBACK)},
+    {"_cancel_message", get_rare, set_cancel_message, NULL, RARE(PYL_FUTURE_CANCEL_MESSAGE)},
     {"_asyncio_awaited_by", get_awaited_by},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict},
     {NULL},

@@ -388,11 +388,12 @@ pyl_future_awaited_by_add(struct pyl_future *future, PyObject *waiter)
 {
     int rc = 0;
     Py_BEGIN_CRITICAL_SECTION(future);
-    if (future->awaited_by == NULL) {
-        future->awaited_by = PySet_New(NULL);
+    if (pyl_future_rare(future, PYL_FUTURE_AWAITED_BY) == NULL) {
+        PyObject *set = PySet_New(NULL);
+        rc = set != NULL ? pyl_future_set_rare(future, PYL_FUTURE_AWAITED_BY, set) : -1;
     }
-    if (future->awaited_by == NULL || PySet_Add(future->awaited_by, waiter) < 0) {
-        rc = -1;
+    if (rc == 0) {
+        rc = PySet_Add(pyl_future_rare(future, PYL_FUTURE_AWAITED_BY), waiter);
     }
     Py_END_CRITICAL_SECTION();
     return rc;
@@ -403,8 +404,9 @@ pyl_future_awaited_by_discard(struct pyl_future *future, PyObject *waiter)
 {
     int rc = 0;
     Py_BEGIN_CRITICAL_SECTION(future);
-    if (future->awaited_by != NULL) {
-        rc = PySet_Discard(future->awaited_by, waiter) < 0 ? -1 : 0;
+    PyObject *awaited_by = pyl_future_rare(future, PYL_FUTURE_AWAITED_BY);
+    if (awaited_by != NULL) {
+        rc = PySet_Discard(awaited_by, waiter) < 0 ? -1 : 0;
     }
     Py_END_CRITICAL_SECTION();
     return rc;

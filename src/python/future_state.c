@@ -112,7 +112,10 @@ finish_exception_locked(struct pyl_future *future, PyObject *exception)
         return raise_invalid_state(future, "invalid state");
     }
     Py_XSETREF(future->exception, value);
-    Py_XSETREF(future->exception_tb, PyException_GetTraceback(value));
+    /* Without memory for it the exception is raised without where it came from. */
+    if (pyl_future_set_rare(future, PYL_FUTURE_EXCEPTION_TB, PyException_GetTraceback(value)) < 0) {
+        PyErr_Clear();
+    }
     future->log_traceback = true; /* before the hook, which may retrieve it */
     return finish(future, PYL_FUTURE_FINISHED);
 }
@@ -128,6 +131,14 @@ pyl_future_finish_exception(struct pyl_future *future, PyObject *exception)
 }
 
 int
+pyl_future_set_cancel_message(struct pyl_future *future, PyObject *message)
+{
+    bool is_some = message != NULL && !Py_IsNone(message);
+    return pyl_future_set_rare(future, PYL_FUTURE_CANCEL_MESSAGE,
+                               is_some ? Py_NewRef(message) : NULL);
+}
+
+int
 pyl_future_finish_cancelled(struct pyl_future *future, PyObject *message)
 {
     int rc;
@@ -135,12 +146,21 @@ pyl_future_finish_cancelled(struct pyl_future *future, PyObject *message)
     future->log_traceback = false;
     if (future->status != PYL_FUTURE_PENDING) {
         rc = 0;
+    } else if (pyl_future_set_cancel_message(future, message) < 0) {
+        rc = -1;
     } else {
-        Py_XSETREF(future->cancel_message, Py_XNewRef(message));
         rc = finish(future, PYL_FUTURE_CANCELLED) < 0 ? -1 : 1;
     }
     Py_END_CRITICAL_SECTION();
     return rc;
+}
+
+void
+pyl_future_keep_cancelled(struct pyl_future *future, PyObject *error)
+{
+    if (pyl_future_set_rare(future, PYL_FUTURE_CANCELLED_ERROR, error) < 0) {
+        PyErr_Clear(); /* whoever asks gets another one */
+    }
 }
 
 PyObject *
@@ -148,11 +168,12 @@ pyl_future_make_cancelled(struct pyl_future *future)
 {
     PyObject *error;
     Py_BEGIN_CRITICAL_SECTION(future);
-    error = future->cancelled_error;
-    future->cancelled_error = NULL;
-    if (error == NULL) {
-        PyObject *message = future->cancel_message;
-        if (message == NULL || Py_IsNone(message)) {
+    error = pyl_future_rare(future, PYL_FUTURE_CANCELLED_ERROR);
+    if (error != NULL) {
+        future->rare[PYL_FUTURE_CANCELLED_ERROR] = NULL;
+    } else {
+        PyObject *message = pyl_future_rare(future, PYL_FUTURE_CANCEL_MESSAGE);
+        if (message == NULL) {
             error = PyObject_CallNoArgs(future->state->cancelled_error);
         } else {
             error = PyObject_CallOneArg(future->state->cancelled_error, message);
@@ -188,12 +209,12 @@ get_result_locked(struct pyl_future *future, PyObject **ret)
         return 0;
     }
     /* Raised a second time it would otherwise drag the frames of the first time along. */
-    PyObject *traceback = future->exception_tb != NULL ? future->exception_tb : Py_None;
-    if (PyException_SetTraceback(future->exception, traceback) < 0) {
+    PyObject *traceback = pyl_future_rare(future, PYL_FUTURE_EXCEPTION_TB);
+    if (PyException_SetTraceback(future->exception, traceback != NULL ? traceback : Py_None) < 0) {
         return -1;
     }
     *ret = Py_NewRef(future->exception);
-    Py_CLEAR(future->exception_tb);
+    (void)pyl_future_set_rare(future, PYL_FUTURE_EXCEPTION_TB, NULL);
     return 1;
 }
 

@@ -78,6 +78,47 @@ pyl_task_state_clear(struct pyl_task_state *state)
 }
 
 int
+pyl_future_set_rare(struct pyl_future *future, enum pyl_future_rare which, PyObject *value)
+{
+    if (future->rare == NULL) {
+        if (value == NULL) {
+            return 0;
+        }
+        future->rare = PyMem_Calloc(PYL_FUTURE_RARE_COUNT, sizeof(*future->rare));
+        if (future->rare == NULL) {
+            Py_DECREF(value);
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    Py_XSETREF(future->rare[which], value);
+    return 0;
+}
+
+static int
+traverse_rare(struct pyl_future *future, visitproc visit, void *arg)
+{
+    for (int i = 0; future->rare != NULL && i < PYL_FUTURE_RARE_COUNT; i++) {
+        Py_VISIT(future->rare[i]);
+    }
+    return 0;
+}
+
+static void
+clear_rare(struct pyl_future *future)
+{
+    PyObject **rare = future->rare;
+    if (PYL_LIKELY(rare == NULL)) {
+        return;
+    }
+    future->rare = NULL; /* before anybody's code runs */
+    for (int i = 0; i < PYL_FUTURE_RARE_COUNT; i++) {
+        Py_XDECREF(rare[i]);
+    }
+    PyMem_Free(rare);
+}
+
+int
 pyl_future_traverse_fields(struct pyl_future *future, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(future));
@@ -87,13 +128,8 @@ pyl_future_traverse_fields(struct pyl_future *future, visitproc visit, void *arg
     Py_VISIT(future->callbacks);
     Py_VISIT(future->result);
     Py_VISIT(future->exception);
-    Py_VISIT(future->exception_tb);
-    Py_VISIT(future->cancel_message);
-    Py_VISIT(future->cancelled_error);
-    Py_VISIT(future->source_traceback);
-    Py_VISIT(future->awaited_by);
     Py_VISIT(future->dict);
-    return 0;
+    return traverse_rare(future, visit, arg);
 }
 
 static void
@@ -106,11 +142,7 @@ clear_state_fields(struct pyl_future *future)
     Py_CLEAR(future->callbacks);
     Py_CLEAR(future->result);
     Py_CLEAR(future->exception);
-    Py_CLEAR(future->exception_tb);
-    Py_CLEAR(future->cancel_message);
-    Py_CLEAR(future->cancelled_error);
-    Py_CLEAR(future->source_traceback);
-    Py_CLEAR(future->awaited_by);
+    clear_rare(future);
 }
 
 void
@@ -163,8 +195,8 @@ set_source_traceback(struct pyl_future *future)
     if (pyl_is_finalizing()) {
         return 0; /* a future made by a __del__ at exit: the traceback module is gone */
     }
-    future->source_traceback = PyObject_CallNoArgs(future->state->extract_stack);
-    return future->source_traceback != NULL ? 0 : -1;
+    PyObject *stack = PyObject_CallNoArgs(future->state->extract_stack);
+    return stack != NULL ? pyl_future_set_rare(future, PYL_FUTURE_SOURCE_TRACEBACK, stack) : -1;
 }
 
 int
@@ -219,6 +251,7 @@ pyl_future_complain(struct pyl_future *future, PyObject *key, PyObject *message,
                     PyObject *exception)
 {
     struct pyl_strings *str = &future->state->str;
+    PyObject *stack = pyl_future_rare(future, PYL_FUTURE_SOURCE_TRACEBACK);
     PyObject *context = NULL;
     if (message == NULL || future->loop == NULL || str->message == NULL ||
         (context = PyDict_New()) == NULL) {
@@ -227,8 +260,7 @@ pyl_future_complain(struct pyl_future *future, PyObject *key, PyObject *message,
     if (PyDict_SetItem(context, str->message, message) < 0 ||
         PyDict_SetItem(context, key, (PyObject *)future) < 0 ||
         (exception != NULL && PyDict_SetItem(context, str->exception, exception) < 0) ||
-        (future->source_traceback != NULL &&
-         PyDict_SetItem(context, str->source_traceback, future->source_traceback) < 0)) {
+        (stack != NULL && PyDict_SetItem(context, str->source_traceback, stack) < 0)) {
         goto out;
     }
     Py_XDECREF(PyObject_CallMethodOneArg(future->loop, str->call_exception_handler, context));

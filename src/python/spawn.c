@@ -53,8 +53,12 @@ finish(struct pyl_spawned *self)
         break;
     default:
         value = pyl_future_make_cancelled(pyl_future_cast(self->task));
-        self->future.cancelled_error = value; /* with where it came from */
-        rc = value == NULL ? -1 : pyl_future_finish_cancelled(&self->future, NULL);
+        if (value == NULL) {
+            rc = -1;
+            break;
+        }
+        pyl_future_keep_cancelled(&self->future, value); /* with where it came from */
+        rc = pyl_future_finish_cancelled(&self->future, NULL);
         value = NULL;
     }
     Py_XDECREF(value);

@@ -211,10 +211,10 @@ int
 pyl_task_register(struct pyl_task *task)
 {
     struct pyl_task_state *state = &task->future.state->tasks;
-    if (task->future.is_registered || task->future.status != PYL_FUTURE_PENDING) {
+    if (task->is_registered || task->future.status != PYL_FUTURE_PENDING) {
         return 0;
     }
-    task->future.is_registered = true;
+    task->is_registered = true;
     if (PYL_LIKELY(state->has_own_registry)) {
         pyl_list_append(&state->registry, &task->node);
         return 0;
@@ -247,7 +247,7 @@ pyl_task_unregister(struct pyl_task *task)
 {
     /* asyncio's registry needs no word: its reference is weak, and it leaves out tasks that are
      * done. */
-    task->future.is_registered = false;
+    task->is_registered = false;
     if (task->node.next != NULL) {
         pyl_list_remove(&task->node);
         task->node.next = NULL;

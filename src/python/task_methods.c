@@ -63,8 +63,10 @@ task_cancel(struct pyl_task *task, PyObject *message)
             return rc;
         }
     }
+    if (pyl_future_set_cancel_message(&task->future, message) < 0) {
+        return -1;
+    }
     task->future.must_cancel = true;
-    Py_XSETREF(task->future.cancel_message, Py_XNewRef(message));
     return 1;
 }
 

@@ -26,7 +26,7 @@ direct_loop(struct pyl_task *task)
 {
     struct pyl_loop *loop = task->future.native;
     if (PYL_LIKELY(loop != NULL && pyl_loop_is_direct(loop) && !task->future.is_queued &&
-                   !task->future.has_odd_context)) {
+                   !task->has_odd_context)) {
         return loop;
     }
     return NULL;
@@ -116,7 +116,8 @@ finish_returned(struct pyl_task *task, PyObject *value)
     if (PYL_UNLIKELY(task->future.must_cancel)) {
         /* Cancelled right before it stopped. */
         task->future.must_cancel = false;
-        rc = pyl_future_finish_cancelled(&task->future, task->future.cancel_message);
+        rc = pyl_future_finish_cancelled(&task->future,
+                                         pyl_future_rare(&task->future, PYL_FUTURE_CANCEL_MESSAGE));
     } else {
         rc = pyl_future_finish_result(&task->future, value);
     }
@@ -131,7 +132,7 @@ finish_raised(struct pyl_task *task)
     bool is_cancelled = PyErr_ExceptionMatches(task->future.state->cancelled_error);
     PyObject *exception = PyErr_GetRaisedException();
     if (is_cancelled) {
-        Py_XSETREF(task->future.cancelled_error, exception);
+        pyl_future_keep_cancelled(&task->future, exception);
         return pyl_future_finish_cancelled(&task->future, NULL) < 0 ? -1 : 0;
     }
     int rc = pyl_future_finish_exception(&task->future, exception);

@@ -60,10 +60,10 @@ set_context(struct pyl_task *task, PyObject *context)
         if (context == NULL) {
             return -1;
         }
-        task->future.has_odd_context = false;
+        task->has_odd_context = false;
     } else {
         Py_INCREF(context);
-        task->future.has_odd_context = !PyContext_CheckExact(context);
+        task->has_odd_context = !PyContext_CheckExact(context);
     }
     Py_XSETREF(task->context, context);
     return 0;

@@ -45,7 +45,8 @@ pass_on_cancel(struct pyl_task *task)
     if (PYL_LIKELY(!task->future.must_cancel)) {
         return 0;
     }
-    int rc = pyl_task_cancel_waiter(task, task->future.cancel_message);
+    int rc =
+        pyl_task_cancel_waiter(task, pyl_future_rare(&task->future, PYL_FUTURE_CANCEL_MESSAGE));
     if (rc > 0) {
         task->future.must_cancel = false;
     }

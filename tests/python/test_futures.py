@@ -188,6 +188,77 @@ def test_cancel_message_travels_to_the_waiter(loop):
         loop.run_until_complete(wait())
 
 
+def test_a_cancel_message_is_replaced_and_taken_away(loop):
+    future = loop.create_future()
+    assert future._cancel_message is None
+    for message in ("first", None, ["third"]):
+        future._cancel_message = message
+        assert future._cancel_message is message
+    future.cancel(None)
+    assert future._cancel_message is None
+    with pytest.raises(asyncio.CancelledError) as caught:
+        future.result()
+    assert caught.value.args == ()
+
+
+def test_an_exception_raised_twice_does_not_drag_the_first_time_along(loop):
+    def raised():
+        try:
+            raise ValueError("here")
+        except ValueError as error:
+            return error
+
+    def depth(traceback):
+        return 0 if traceback is None else 1 + depth(traceback.tb_next)
+
+    future = loop.create_future()
+    future.set_exception(raised())
+    depths = []
+    for _ in range(3):
+        with pytest.raises(ValueError, match="here") as caught:
+            future.result()
+        depths.append(depth(caught.value.__traceback__))
+    assert depths == [2, 1, 1]  # where it was set, and this line; then this line only
+
+
+def test_without_memory_a_future_is_cancelled_or_stays_pending(new_loop):
+    testcapi = pytest.importorskip("_testcapi")
+    loop = new_loop()
+    outcomes = set()
+    for count in range(30):
+        future = loop.create_future()
+        try:
+            testcapi.set_nomemory(count, count + 1)
+            future.cancel("no memory")
+        except MemoryError:
+            pass
+        finally:
+            testcapi.remove_mem_hooks()
+        assert future._cancel_message == ("no memory" if future.cancelled() else None)
+        outcomes.add(future.cancelled())
+    assert outcomes == {True, False}
+
+
+def test_without_memory_a_future_has_its_exception_all_the_same(new_loop):
+    testcapi = pytest.importorskip("_testcapi")
+    loop = new_loop()
+    try:
+        raise ValueError("kept")
+    except ValueError as caught:
+        error = caught
+    for count in range(10):
+        future = loop.create_future()
+        try:
+            testcapi.set_nomemory(count, count + 1)
+            future.set_exception(error)
+        except MemoryError:
+            pass
+        finally:
+            testcapi.remove_mem_hooks()
+        assert future.done()
+        assert future.exception() is error
+
+
 def test_stop_iteration_never_becomes_a_result(loop):
     future = loop.create_future()
     try:
