@@ -14,6 +14,7 @@ from . import _core
 _FUNCTIONS = ("open_connection", "start_server", "open_unix_connection", "start_unix_server")
 _CLASSES = ("StreamReader", "StreamReaderProtocol", "StreamWriter")
 _names = dict(vars(streams))
+_KEEPS_WRITER = hasattr(streams.StreamReaderProtocol, "_replace_writer")  # before 3.13
 
 
 def _with_our_classes(function):
@@ -33,7 +34,36 @@ class StreamReader(_core.StreamReaderCore, streams.StreamReader):
 class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtocol):
     """asyncio.StreamReaderProtocol(stream_reader, client_connected_cb=None, loop=None)"""
 
-    connection_made = _with_our_classes(streams.StreamReaderProtocol.connection_made)
+    def connection_made(self, transport):
+        """asyncio's. What its closure for the end of the handler keeps as long as the connection, we keep in self."""
+        if self._client_connected_cb is None or self._reject_connection:
+            super(_core.StreamProtocolCore, self).connection_made(transport)
+            return
+        self._transport = transport
+        reader = self._stream_reader
+        if reader is not None:
+            reader.set_transport(transport)
+        self._over_ssl = transport.get_extra_info("sslcontext") is not None
+        writer = StreamWriter(transport, self, reader, self._loop)
+        if _KEEPS_WRITER:
+            self._stream_writer = writer
+        result = self._client_connected_cb(reader, writer)
+        if asyncio.iscoroutine(result):
+            self._task = self._loop.create_task(result)
+            self._watch_handler(self._task, transport)
+        self._strong_reader = None
+
+    def _handler_ended(self, task):
+        """That closure: the callback of the task, whose connection is not left open if it failed."""
+        transport, self._task_transport = self._task_transport, None
+        if task.cancelled():  # CPython before 3.12.2 stumbles here
+            transport.close()
+            return
+        error = task.exception()
+        if error is not None:
+            self._loop.call_exception_handler({
+                "message": "Unhandled exception in client_connected_cb", "exception": error, "transport": transport})
+            transport.close()
 
 
 class StreamWriter(_core.StreamWriterCore, streams.StreamWriter):

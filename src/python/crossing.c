@@ -32,7 +32,7 @@ add_proxy(struct pyl_future *future, PyObject *proxy)
     if (future->status != PYL_FUTURE_PENDING) {
         rc = 0;
     } else {
-        rc = pyl_future_append_entry(future, Py_NewRef(proxy)) < 0 ? -1 : 1;
+        rc = pyl_future_add_entry(future, Py_NewRef(proxy)) < 0 ? -1 : 1;
     }
     Py_END_CRITICAL_SECTION();
     return rc;

@@ -37,8 +37,8 @@ struct pyl_future {
 
     /* The callbacks in order: callback0, then `callbacks`. A task of ours that awaits this future
      * stands there itself, without a callable: callback0 with context0 NULL, or an item of
-     * `callbacks` that is not a tuple (callback, context[, view]); and so does a proxy. See
-     * future_callbacks.c. */
+     * `callbacks` that is not a tuple (callback, context[, view]). So does a proxy, and the stream
+     * protocol whose handler this task is. See future_callbacks.c. */
     PyObject *callback0;
     PyObject *context0;
     PyObject
@@ -195,9 +195,12 @@ int pyl_future_add_callback(struct pyl_future *future, PyObject *callback, PyObj
 Py_ssize_t pyl_future_remove_callback(struct pyl_future *future, PyObject *callback);
 /* Wakes the task, in its turn among the callbacks. 0 or -1. */
 int pyl_future_add_waiter(struct pyl_future *future, struct pyl_task *task);
-/* Adds a waiting task or proxy to a pending future, in its critical section. Steals the entry. 0 or
- * -1. */
-int pyl_future_append_entry(struct pyl_future *future, PyObject *entry);
+/* Adds what stands there without a callable to a pending future, in its critical section. Steals
+ * the entry. 0 or -1. */
+int pyl_future_add_entry(struct pyl_future *future, PyObject *entry);
+/* Tells the stream protocol how the task, its handler, ends: 1 it will; 0 the task is done, or
+ * another view's, and add_done_callback() is the way; or -1. */
+int pyl_future_add_protocol(struct pyl_future *task, PyObject *protocol);
 /* Hands all callbacks to the loop and forgets them. 0 or -1. Called once it is not pending. */
 int pyl_future_schedule_callbacks(struct pyl_future *future);
 /* future._callbacks: new list of (callback, context), or None. */

@@ -4,11 +4,13 @@
  * asyncio's promise is first come, first served among all callbacks of a future. A task of ours
  * that awaits the future takes its place in the same sequence, but as the bare task: waking it
  * costs no callable, no Handle and no argument tuple. It looks like a callable only to those who
- * ask.
+ * ask. So does the stream protocol whose handler the future is: a connection's callable and context
+ * would be kept as long as it lasts.
  *
- * Every entry owns one reference to its callback and context, or to its task.
+ * Every entry owns one reference to its callback and context, or to its task or protocol.
  */
 #include "python/crossing.h"
+#include "python/reader.h"
 #include "python/views.h"
 
 #include "base/check.h"
@@ -30,6 +32,14 @@ static struct pyl_loop *
 remote_view(PyObject *entry)
 {
     return (struct pyl_loop *)(void *)PyTuple_GET_ITEM(entry, 2);
+}
+
+/* Among those without a callable: neither a waiting task nor a proxy. */
+static bool
+is_protocol(struct pyl_state *state, PyObject *entry)
+{
+    return PYL_UNLIKELY(!Py_IS_TYPE(entry, state->task_type)) &&
+           PyObject_TypeCheck(entry, state->reader_protocol_type);
 }
 
 int
@@ -57,7 +67,7 @@ pyl_future_call_soon(struct pyl_future *future, PyObject *callback, PyObject *ar
     return handle != NULL ? 0 : -1;
 }
 
-/* Takes the references to callback and context (NULL: callback is a waiting task or proxy). */
+/* Takes the references to callback and context (NULL: there is no callable). */
 static int
 dispatch(struct pyl_future *future, PyObject *callback, PyObject *context)
 {
@@ -67,7 +77,9 @@ dispatch(struct pyl_future *future, PyObject *callback, PyObject *context)
             pyl_proxy_deliver(callback);
             return 0;
         }
-        rc = pyl_task_wake(pyl_task_cast(callback), future);
+        rc = is_protocol(future->state, callback)
+                 ? pyl_reader_protocol_handler_ended(callback, pyl_task_cast((PyObject *)future))
+                 : pyl_task_wake(pyl_task_cast(callback), future);
     } else {
         rc = pyl_future_call_soon(future, callback, (PyObject *)future, context);
         Py_DECREF(context);
@@ -124,8 +136,9 @@ pyl_future_schedule_callbacks(struct pyl_future *future)
     return rc;
 }
 
-int
-pyl_future_append_entry(struct pyl_future *future, PyObject *entry)
+/* Steals the entry. */
+static int
+append(struct pyl_future *future, PyObject *entry)
 {
     if (entry == NULL) {
         return -1;
@@ -150,7 +163,7 @@ add_callback_locked(struct pyl_future *future, PyObject *callback, PyObject *con
         if (future->status != PYL_FUTURE_PENDING) {
             return pyl_crossing_call(view, callback, future, context);
         }
-        return pyl_future_append_entry(future, PyTuple_Pack(3, callback, context, view));
+        return append(future, PyTuple_Pack(3, callback, context, view));
     }
     if (future->status != PYL_FUTURE_PENDING) {
         return pyl_future_call_soon(future, callback, (PyObject *)future, context);
@@ -160,7 +173,7 @@ add_callback_locked(struct pyl_future *future, PyObject *callback, PyObject *con
         future->context0 = Py_NewRef(context);
         return 0;
     }
-    return pyl_future_append_entry(future, PyTuple_Pack(2, callback, context));
+    return append(future, PyTuple_Pack(2, callback, context));
 }
 
 int
@@ -178,6 +191,17 @@ pyl_future_add_callback(struct pyl_future *future, PyObject *callback, PyObject 
     return rc;
 }
 
+int
+pyl_future_add_entry(struct pyl_future *future, PyObject *entry)
+{
+    if (future->callback0 == NULL && future->callbacks == NULL) {
+        PYL_DCHECK(future->context0 == NULL);
+        future->callback0 = entry;
+        return 0;
+    }
+    return append(future, entry);
+}
+
 static int
 add_waiter_locked(struct pyl_future *future, struct pyl_task *task)
 {
@@ -187,12 +211,7 @@ add_waiter_locked(struct pyl_future *future, struct pyl_task *task)
         Py_DECREF(waiter);
         return rc;
     }
-    if (future->callback0 == NULL && future->callbacks == NULL) {
-        PYL_DCHECK(future->context0 == NULL);
-        future->callback0 = waiter;
-        return 0;
-    }
-    return pyl_future_append_entry(future, waiter);
+    return pyl_future_add_entry(future, waiter);
 }
 
 int
@@ -205,20 +224,45 @@ pyl_future_add_waiter(struct pyl_future *future, struct pyl_task *task)
     return rc;
 }
 
-/* (callable, context) of a waiting task, as others see it. New reference or NULL. */
-static PyObject *
-make_waiter_pair(struct pyl_future *future, PyObject *waiter)
+int
+pyl_future_add_protocol(struct pyl_future *task, PyObject *protocol)
 {
-    if (pyl_proxy_check(future->state, waiter)) {
-        return PyTuple_Pack(2, waiter, Py_None);
+    int rc = 0;
+    Py_BEGIN_CRITICAL_SECTION(task);
+    if (task->status == PYL_FUTURE_PENDING && pyl_views_other(task->native) == NULL) {
+        rc = pyl_future_add_entry(task, Py_NewRef(protocol)) < 0 ? -1 : 1;
     }
-    struct pyl_task *task = pyl_task_cast(waiter);
-    PyObject *wakeup = pyl_task_make_wakeup(task);
-    if (wakeup == NULL) {
+    Py_END_CRITICAL_SECTION();
+    return rc;
+}
+
+/* What stands there without a callable, as a callable. New reference or NULL. */
+static PyObject *
+make_callable(struct pyl_future *future, PyObject *entry)
+{
+    if (pyl_proxy_check(future->state, entry)) {
+        return Py_NewRef(entry);
+    }
+    return is_protocol(future->state, entry) ? pyl_reader_protocol_callback(entry)
+                                             : pyl_task_make_wakeup(pyl_task_cast(entry));
+}
+
+/* (callable, context) of the same, as others see it. New reference or NULL. */
+static PyObject *
+make_pair(struct pyl_future *future, PyObject *entry)
+{
+    PyObject *context = Py_None;
+    if (is_protocol(future->state, entry)) {
+        context = pyl_task_cast((PyObject *)future)->context;
+    } else if (!pyl_proxy_check(future->state, entry)) {
+        context = pyl_task_cast(entry)->context;
+    }
+    PyObject *callable = make_callable(future, entry);
+    if (callable == NULL) {
         return NULL;
     }
-    PyObject *pair = PyTuple_Pack(2, wakeup, task->context);
-    Py_DECREF(wakeup);
+    PyObject *pair = PyTuple_Pack(2, callable, context);
+    Py_DECREF(callable);
     return pair;
 }
 
@@ -227,9 +271,8 @@ static int
 entry_matches(struct pyl_future *future, PyObject *entry_callback, bool is_waiter,
               PyObject *callback)
 {
-    is_waiter = is_waiter && !pyl_proxy_check(future->state, entry_callback);
     PyObject *callable =
-        is_waiter ? pyl_task_make_wakeup(pyl_task_cast(entry_callback)) : Py_NewRef(entry_callback);
+        is_waiter ? make_callable(future, entry_callback) : Py_NewRef(entry_callback);
     if (callable == NULL) {
         return -1;
     }
@@ -318,7 +361,7 @@ static int
 list_append_pair(struct pyl_future *future, PyObject *list, PyObject *callback, PyObject *context)
 {
     PyObject *pair =
-        context != NULL ? PyTuple_Pack(2, callback, context) : make_waiter_pair(future, callback);
+        context != NULL ? PyTuple_Pack(2, callback, context) : make_pair(future, callback);
     if (pair == NULL) {
         return -1;
     }
@@ -365,18 +408,23 @@ pyl_future_list_callbacks(struct pyl_future *future)
     return list;
 }
 
+static bool
+is_task(struct pyl_state *state, PyObject *entry)
+{
+    return !pyl_proxy_check(state, entry) && !is_protocol(state, entry);
+}
+
 int
 pyl_future_collect_waiters(struct pyl_future *future, PyObject *set)
 {
     if (future->callback0 != NULL && future->context0 == NULL &&
-        PySet_Add(set, future->callback0) < 0) {
+        is_task(future->state, future->callback0) && PySet_Add(set, future->callback0) < 0) {
         return -1;
     }
     Py_ssize_t count = future->callbacks != NULL ? PyList_GET_SIZE(future->callbacks) : 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *entry = PyList_GET_ITEM(future->callbacks, i);
-        if (is_waiter_entry(entry) && !pyl_proxy_check(future->state, entry) &&
-            PySet_Add(set, entry) < 0) {
+        if (is_waiter_entry(entry) && is_task(future->state, entry) && PySet_Add(set, entry) < 0) {
             return -1;
         }
     }

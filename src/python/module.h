@@ -88,6 +88,7 @@
     X(separator)                \
     X(join)                     \
     X(feed_data)                \
+    X(_handler_ended)           \
     X(__del__)                  \
     X(datagram_received)        \
     X(error_received)           \

@@ -12,6 +12,8 @@
 
 #include "python/reader_buffer.h"
 
+struct pyl_task;
+
 struct pyl_reader {
     PyObject_HEAD
     struct pyl_state *state; /* kept alive by the type; NULL until __init__() */
@@ -26,15 +28,27 @@ struct pyl_reader {
     bool is_paused; /* we paused the transport */
 };
 
+/* All that asyncio keeps in a protocol: an instance of the class needs no dictionary. NULL stands
+ * for None where nothing else is said. */
 struct pyl_reader_protocol {
     PyObject_HEAD
-    struct pyl_state *state; /* kept alive by the type */
-    PyObject *reader_ref;    /* weak reference to the reader; NULL: None */
-    PyObject *drain_waiters; /* deque; NULL: an empty one, made when somebody asks */
-    PyObject *closed;        /* future; NULL: a pending one, made when somebody asks */
-    bool is_reader_plain;    /* feed_data() of the reader is ours */
-    bool is_paused;          /* pause_writing() was called last */
-    bool is_lost;            /* connection_lost() was called */
+    struct pyl_state *state;    /* kept alive by the type */
+    PyObject *reader_ref;       /* weak reference to the reader */
+    PyObject *strong_reader;    /* the reader until there is a connection */
+    PyObject *source_traceback; /* of the reader */
+    PyObject *drain_waiters;    /* deque; NULL: an empty one, made when somebody asks */
+    PyObject *closed;           /* future; NULL: a pending one, made when somebody asks */
+    PyObject *loop;
+    PyObject *transport;
+    PyObject *writer; /* for CPython before 3.13 */
+    PyObject *callback;
+    PyObject *task;           /* the handler */
+    PyObject *task_transport; /* to be closed if it fails; NULL: it has ended, or there is none */
+    bool is_reader_plain;     /* feed_data() of the reader is ours */
+    bool is_paused;           /* pause_writing() was called last */
+    bool is_lost;             /* connection_lost() was called */
+    bool is_rejecting;        /* the writer was dropped before there was a connection */
+    bool is_over_ssl;
 };
 
 struct pyl_writer {
@@ -79,5 +93,11 @@ PyObject *pyl_reader_anext(PyObject *self);
 bool pyl_reader_protocol_is_plain(struct pyl_state *state, PyObject *protocol);
 /* What data_received() does, for a plain protocol. 0, or -1 with an exception. */
 int pyl_reader_protocol_feed(PyObject *protocol, const void *data, size_t size);
+/* The done callback of the handler's task, as pyl_future_add_protocol() does without one until it
+ * is due. New reference or NULL. */
+PyObject *pyl_reader_protocol_callback(PyObject *protocol);
+/* The handler's task is done: calls the callback soon, in the task's context, if it has anything to
+ * do. 0, or -1 with an exception. */
+int pyl_reader_protocol_handler_ended(PyObject *protocol, struct pyl_task *task);
 
 #endif

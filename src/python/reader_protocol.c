@@ -6,7 +6,7 @@
  */
 #include "python/reader.h"
 
-#include "python/task.h"
+#include "python/future.h"
 
 static struct pyl_reader_protocol *
 protocol_of(PyObject *self)
@@ -215,7 +215,35 @@ set_closed(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+/* An object field that is None on the Python side while it is NULL; closure: its offset. */
+static PyObject *
+get_object(PyObject *self, void *offset)
+{
+    PyObject *value = get_field(self, (PyObject **)(void *)((char *)self + (size_t)offset));
+    return value != NULL ? value : Py_NewRef(Py_None);
+}
+
+static int
+set_object(PyObject *self, PyObject *value, void *offset)
+{
+    PyObject *kept = value == NULL || Py_IsNone(value) ? NULL : Py_NewRef(value);
+    Py_XDECREF(swap_field(self, (PyObject **)(void *)((char *)self + (size_t)offset), kept));
+    return 0;
+}
+
+#define OBJECT(name, field)                                                                     \
+    {                                                                                           \
+        name, get_object, set_object, NULL, (void *)offsetof(struct pyl_reader_protocol, field) \
+    }
+
 static PyGetSetDef protocol_getset[] = {
+    OBJECT("_strong_reader", strong_reader),
+    OBJECT("_source_traceback", source_traceback),
+    OBJECT("_transport", transport),
+    OBJECT("_stream_writer", writer),
+    OBJECT("_client_connected_cb", callback),
+    OBJECT("_task", task),
+    OBJECT("_task_transport", task_transport),
     {"_drain_waiters", get_drain_waiters, set_drain_waiters,
      PyDoc_STR("Futures of those who wait in drain()."), NULL},
     {"_closed", get_closed, set_closed, PyDoc_STR("The future that wait_closed() awaits."), NULL},
@@ -225,13 +253,69 @@ static PyGetSetDef protocol_getset[] = {
 };
 
 static PyMemberDef protocol_members[] = {
+    {"_loop", Py_T_OBJECT_EX, offsetof(struct pyl_reader_protocol, loop), 0, NULL},
     {"_paused", Py_T_BOOL, offsetof(struct pyl_reader_protocol, is_paused), 0, NULL},
     {"_connection_lost", Py_T_BOOL, offsetof(struct pyl_reader_protocol, is_lost), 0, NULL},
+    {"_reject_connection", Py_T_BOOL, offsetof(struct pyl_reader_protocol, is_rejecting), 0, NULL},
+    {"_over_ssl", Py_T_BOOL, offsetof(struct pyl_reader_protocol, is_over_ssl), 0, NULL},
     {NULL},
 };
 
+/* ---- the handler of a connection ---- */
+
+PyObject *
+pyl_reader_protocol_callback(PyObject *self)
+{
+    return PyObject_GetAttr(self, protocol_of(self)->state->str._handler_ended);
+}
+
+int
+pyl_reader_protocol_handler_ended(PyObject *self, struct pyl_task *task)
+{
+    struct pyl_future *future = &task->future;
+    if (future->status == PYL_FUTURE_FINISHED && future->exception == NULL) {
+        Py_XDECREF(swap_field(self, &protocol_of(self)->task_transport, NULL));
+        return 0;
+    }
+    PyObject *callback = pyl_reader_protocol_callback(self);
+    if (callback == NULL) {
+        return -1;
+    }
+    int rc = pyl_future_call_soon(future, callback, (PyObject *)future, task->context);
+    Py_DECREF(callback);
+    return rc;
+}
+
+/* _watch_handler(task, transport): task.add_done_callback(self._handler_ended), without an object
+ * for it where that is possible. */
+static PyObject *
+protocol_watch_handler(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "_watch_handler() takes a task and a transport");
+        return NULL;
+    }
+    PyObject *task = args[0];
+    Py_XDECREF(swap_field(self, &protocol->task_transport, Py_NewRef(args[1])));
+    int rc = Py_IS_TYPE(task, protocol->state->task_type)
+                 ? pyl_future_add_protocol(pyl_future_cast(task), self)
+                 : 0;
+    if (rc != 0) {
+        return rc < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    PyObject *callback = pyl_reader_protocol_callback(self);
+    if (callback == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_CallMethod(task, "add_done_callback", "O", callback);
+    Py_DECREF(callback);
+    return result;
+}
+
 static PyMethodDef protocol_methods[] = {
     {"data_received", protocol_data_received, METH_O, PyDoc_STR("Feed the reader.")},
+    {"_watch_handler", (PyCFunction)(void (*)(void))protocol_watch_handler, METH_FASTCALL, NULL},
     {NULL},
 };
 
@@ -242,14 +326,8 @@ protocol_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     (void)args;
     (void)kwargs;
-    PyObject *none = PyTuple_New(0);
-    if (none == NULL) {
-        return NULL;
-    }
-    /* Not tp_alloc: before 3.13 only object.__new__() lets instances share the keys of their
-     * __dict__. */
-    PyObject *self = PyBaseObject_Type.tp_new(type, none, NULL);
-    Py_DECREF(none);
+    /* Not object.__new__(): before 3.13 it makes the values of a __dict__ that stays empty. */
+    PyObject *self = type->tp_alloc(type, 0);
     if (self != NULL) {
         protocol_of(self)->state = pyl_state_of_type(type);
     }
@@ -260,19 +338,37 @@ static int
 protocol_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(protocol_of(self)->reader_ref);
-    Py_VISIT(protocol_of(self)->drain_waiters);
-    Py_VISIT(protocol_of(self)->closed);
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    Py_VISIT(protocol->reader_ref);
+    Py_VISIT(protocol->strong_reader);
+    Py_VISIT(protocol->source_traceback);
+    Py_VISIT(protocol->drain_waiters);
+    Py_VISIT(protocol->closed);
+    Py_VISIT(protocol->loop);
+    Py_VISIT(protocol->transport);
+    Py_VISIT(protocol->writer);
+    Py_VISIT(protocol->callback);
+    Py_VISIT(protocol->task);
+    Py_VISIT(protocol->task_transport);
     return 0;
 }
 
 static int
 protocol_clear(PyObject *self)
 {
-    protocol_of(self)->is_reader_plain = false;
-    Py_CLEAR(protocol_of(self)->reader_ref);
-    Py_CLEAR(protocol_of(self)->drain_waiters);
-    Py_CLEAR(protocol_of(self)->closed);
+    struct pyl_reader_protocol *protocol = protocol_of(self);
+    protocol->is_reader_plain = false;
+    Py_CLEAR(protocol->reader_ref);
+    Py_CLEAR(protocol->strong_reader);
+    Py_CLEAR(protocol->source_traceback);
+    Py_CLEAR(protocol->drain_waiters);
+    Py_CLEAR(protocol->closed);
+    Py_CLEAR(protocol->loop);
+    Py_CLEAR(protocol->transport);
+    Py_CLEAR(protocol->writer);
+    Py_CLEAR(protocol->callback);
+    Py_CLEAR(protocol->task);
+    Py_CLEAR(protocol->task_transport);
     return 0;
 }
 

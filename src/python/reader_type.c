@@ -392,6 +392,7 @@ reader_dealloc(PyObject *self)
 
 static PyType_Slot reader_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("The C half of pyloop.StreamReader.")},
+    {Py_tp_new, PyType_GenericNew}, /* see protocol_new() */
     {Py_tp_init, reader_init},
     {Py_tp_traverse, reader_traverse},
     {Py_tp_clear, reader_clear},

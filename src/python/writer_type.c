@@ -309,6 +309,7 @@ writer_dealloc(PyObject *self)
 
 static PyType_Slot writer_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("The C half of pyloop.StreamWriter.")},
+    {Py_tp_new, PyType_GenericNew}, /* see protocol_new() of reader_protocol.c */
     {Py_tp_init, writer_init},
     {Py_tp_finalize, writer_finalize},
     {Py_tp_traverse, writer_traverse},

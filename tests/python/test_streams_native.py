@@ -6,6 +6,7 @@ That suite itself runs against them in tests/cpython/run_tasks.py.
 import asyncio
 import collections
 import collections.abc
+import contextvars
 import gc
 import random
 import subprocess
@@ -257,6 +258,204 @@ def test_an_idle_connection_holds_nothing_for_those_who_might_wait(run):
         await finish(server, theirs, writer)
         assert given.done() and not closed.done()
         assert theirs.transport.is_closing()
+
+    run(main())
+
+
+def loop_kinds():
+    """Ways of making the handler's task: name, what prepares the loop."""
+    yield "ours", lambda loop: None
+    yield "debug", lambda loop: loop.set_debug(True)
+    yield "asyncio's task", lambda loop: loop.set_task_factory(
+        lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
+    yield "a subclass", lambda loop: loop.set_task_factory(
+        lambda loop, coro, **options: type("Mine", (_core.Task,), {})(coro, loop=loop, **options))
+    if hasattr(asyncio, "eager_task_factory"):
+        yield "eager", lambda loop: loop.set_task_factory(asyncio.eager_task_factory)
+
+
+@pytest.fixture(params=[*loop_kinds(), ("asyncio's loop", None)], ids=lambda kind: kind[0])
+def run_each(request, run, reports):
+    """run(), with each kind of task, and on asyncio's loop."""
+    _, prepare = request.param
+
+    async def prepared(main):
+        prepare(asyncio.get_running_loop())
+        await main()
+
+    def run_stock(main):
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: reports.append(context))
+            runner.run(main())
+
+    return run_stock if prepare is None else lambda main: run(prepared(main))
+
+
+async def served(handler):
+    """What a client hears of a server with that handler: all until the end."""
+    server = await pyloop.start_server(handler, "127.0.0.1", 0)
+    reader, writer = await pyloop.open_connection(*server.sockets[0].getsockname())
+    heard = await asyncio.wait_for(reader.read(), 10)
+    await finish(server, writer)
+    return heard
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
+def test_a_handler_that_fails_is_reported_and_its_connection_closed(run_each, reports, waits):
+    error = ValueError("of the handler")
+    transports = []
+
+    async def handler(reader, writer):
+        transports.append(writer.transport)
+        writer.write(b"so far")
+        if waits:
+            await asyncio.sleep(0)
+        raise error
+
+    async def main():
+        assert await served(handler) == b"so far"
+
+    run_each(main)
+    assert reports == [{"message": "Unhandled exception in client_connected_cb", "exception": error,
+                        "transport": transports[0]}]
+    reports.clear()
+
+
+def test_a_handler_that_is_cancelled_closes_its_connection_without_a_word(run_each):
+    async def handler(reader, writer):
+        writer.write(b"so far")
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+
+    async def main():
+        assert await served(handler) == b"so far"
+
+    run_each(main)
+
+
+def test_a_handler_that_returns_leaves_its_connection_open(run_each):
+    async def main():
+        server, (_, theirs), (reader, writer) = await pair()
+        protocol = theirs.transport.get_protocol()
+        await asyncio.sleep(0)
+        assert protocol._task is None or protocol._task.done()
+        await asyncio.sleep(0)
+        assert protocol._task_transport is None and not theirs.is_closing()
+        theirs.write(b"later\n")
+        assert await reader.readline() == b"later\n"
+        await finish(server, writer, theirs)
+
+    run_each(main)
+
+
+def test_a_handler_may_be_a_function_and_one_that_raises_ends_the_connection(run_each, reports):
+    def handler(reader, writer):
+        writer.write(b"from a function")
+        writer.close()
+
+    def failing(reader, writer):
+        writer.close()
+        raise ValueError("at once")
+
+    async def main():
+        assert await served(handler) == b"from a function"
+        assert await served(failing) == b""
+
+    run_each(main)
+    assert [str(report["exception"]) for report in reports] == ["at once"]
+    reports.clear()
+
+
+def test_a_rejected_connection_is_aborted(run, reports):
+    async def main():
+        def factory():
+            protocol = pyloop.StreamReaderProtocol(pyloop.StreamReader(), lambda *_: pytest.fail("called"))
+            protocol._reject_connection = True
+            return protocol
+
+        server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+        reader, writer = await pyloop.open_connection(*server.sockets[0].getsockname())
+        with pytest.raises(ConnectionResetError):
+            assert await reader.read() == b""
+            raise ConnectionResetError  # whether it is a reset is the transport's affair
+        await finish(server, writer)
+
+    run(main())
+    assert ["garbage collected prior to" in report["message"] for report in reports] == [True]
+    reports.clear()
+
+
+def test_what_hears_of_the_handler_s_end_is_a_callback_like_any_other(run, reports):
+    order = []
+    variable = contextvars.ContextVar("variable")
+
+    async def main():
+        forever = asyncio.get_running_loop().create_future()
+        server, (_, theirs), (_, writer) = await pair(lambda *_: forever)
+        protocol, task = theirs.transport.get_protocol(), None
+        while task is None:
+            await asyncio.sleep(0)
+            task = protocol._task
+        (callback, context), = task._callbacks
+        assert callback == protocol._handler_ended
+        assert variable not in context
+        assert "_handler_ended" in repr(task)
+        task.add_done_callback(lambda _: order.append(len(reports)))
+        forever.set_exception(ValueError("later"))
+        await asyncio.wait([task])
+        assert order == [1]  # the protocol's came first
+        reports.clear()
+        await finish(server, writer, theirs)
+
+        forever = asyncio.get_running_loop().create_future()
+        server, (_, theirs), (_, writer) = await pair(lambda *_: forever)
+        await asyncio.sleep(0)
+        protocol = theirs.transport.get_protocol()
+        task = protocol._task
+        assert task.remove_done_callback(protocol._handler_ended) == 1
+        assert task._callbacks is None
+        forever.set_exception(ValueError("nobody is told"))
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), ValueError) and not theirs.is_closing()
+        await finish(server, writer, theirs)
+
+    run(main())
+
+
+def test_the_connection_of_a_handler_that_goes_on_after_its_end_is_collected(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server, (reader, theirs), (_, writer) = await pair(lambda *_: loop.create_future())
+        protocol = theirs.transport.get_protocol()
+        await asyncio.sleep(0)
+        gone = weakref.ref(protocol)
+        await finish(server, writer, theirs)
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert len(tasks) == 1 and protocol._task is None
+        tasks[0].cancel()
+        del protocol
+        await asyncio.wait(tasks)
+        del tasks, reader, theirs, server  # which knows both
+        await asyncio.sleep(0)
+        gc.collect()
+        assert gone() is None
+
+    run(main())
+
+
+def test_a_protocol_keeps_nothing_in_a_dictionary_but_takes_what_others_put_there(run):
+    async def main():
+        server, (reader, theirs), (_, writer) = await pair()
+        protocol = theirs.transport.get_protocol()
+        for core in (reader, theirs, protocol):
+            assert vars(core) == {}
+            core.mine = 1
+            assert vars(core) == {"mine": 1}
+        assert protocol._client_connected_cb is not None and protocol._transport is theirs.transport
+        assert protocol._strong_reader is None and protocol._source_traceback is None
+        assert protocol._over_ssl is False and protocol._reject_connection is False
+        await finish(server, writer, theirs)
+        assert protocol._transport is None and protocol._stream_reader is None
 
     run(main())
 
