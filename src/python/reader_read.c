@@ -17,12 +17,17 @@ struct reader_read {
     PyObject_HEAD
     struct pyl_state *state;   /* kept alive by the type */
     struct pyl_reader *reader; /* NULL: finished */
-    PyObject *waiter;          /* the future that is awaited, or NULL */
-    PyObject *sleeper;         /* its iterator (a future of ours is its own), or NULL */
-    PyObject *parts;           /* READ_ALL: list of what was read so far, or NULL */
-    PyObject *separators;      /* READ_UNTIL: tuple of bytes, shortest first; NULL: a newline */
-    Py_ssize_t size;           /* READ_SOME, READ_EXACTLY: how much */
-    size_t searched;           /* no separator begins before this offset */
+    /* The future that is awaited, or NULL. A future of ours is its own iterator; of another one
+     * this is the tuple (future, iterator). */
+    PyObject *waiter;
+    union {
+        PyObject *parts;      /* READ_ALL: list of what was read so far, or NULL */
+        PyObject *separators; /* READ_UNTIL: tuple of bytes, shortest first; NULL: a newline */
+    };
+    union {
+        Py_ssize_t size; /* READ_SOME, READ_EXACTLY: how much */
+        size_t searched; /* READ_UNTIL, READ_LINE, READ_NEXT: no separator begins before it */
+    };
     enum kind kind;
     bool has_begun;
 };
@@ -337,29 +342,37 @@ read_clear(PyObject *op)
 {
     struct reader_read *read = read_of(op);
     Py_CLEAR(read->waiter);
-    Py_CLEAR(read->sleeper);
-    Py_CLEAR(read->parts);
-    Py_CLEAR(read->separators);
+    Py_CLEAR(read->parts); /* or separators */
     Py_CLEAR(read->reader);
     return 0;
+}
+
+/* Of what a wait consists: item 0 the future, 1 its iterator. */
+static PyObject *
+wait_item(const struct reader_read *read, Py_ssize_t item)
+{
+    PyObject *waiter = read->waiter;
+    return PYL_UNLIKELY(PyTuple_CheckExact(waiter)) ? PyTuple_GET_ITEM(waiter, item) : waiter;
 }
 
 /* Whatever ends the wait, the reader is free for the next one. */
 static void
 end_wait(struct reader_read *read)
 {
-    if (read->reader != NULL && read->waiter != NULL && read->reader->waiter == read->waiter) {
+    if (read->waiter == NULL) {
+        return;
+    }
+    if (read->reader != NULL && read->reader->waiter == wait_item(read, 0)) {
         Py_CLEAR(read->reader->waiter);
     }
     Py_CLEAR(read->waiter);
-    Py_CLEAR(read->sleeper);
 }
 
 /* Awaits the waiter: PYGEN_RETURN when it is done, PYGEN_ERROR when it failed or is cancelled. */
 static PySendResult
 await_waiter(struct reader_read *read, PyObject **ret)
 {
-    PySendResult status = PyIter_Send(read->sleeper, Py_None, ret);
+    PySendResult status = PyIter_Send(wait_item(read, 1), Py_None, ret);
     if (status != PYGEN_NEXT) {
         end_wait(read);
     }
@@ -387,10 +400,17 @@ begin_wait(struct reader_read *read)
     if (read->waiter == NULL) {
         return -1;
     }
-    read->sleeper = PYL_LIKELY(pyl_future_is_exact(read->state, read->waiter))
-                        ? Py_NewRef(read->waiter)
-                        : PyObject_CallMethod(read->waiter, "__await__", NULL);
-    return read->sleeper != NULL ? 0 : -1;
+    if (PYL_LIKELY(pyl_future_is_exact(read->state, read->waiter))) {
+        return 0;
+    }
+    PyObject *iterator = PyObject_CallMethod(read->waiter, "__await__", NULL);
+    PyObject *both = iterator != NULL ? PyTuple_Pack(2, read->waiter, iterator) : NULL;
+    Py_XDECREF(iterator);
+    if (both == NULL) {
+        return -1;
+    }
+    Py_SETREF(read->waiter, both);
+    return 0;
 }
 
 static PySendResult
@@ -402,7 +422,7 @@ resume(struct reader_read *read, PyObject **ret)
         return PYGEN_ERROR;
     }
     for (;;) {
-        if (read->sleeper != NULL) {
+        if (read->waiter != NULL) {
             PySendResult status = await_waiter(read, ret);
             if (status != PYGEN_RETURN) {
                 return status;
@@ -463,9 +483,7 @@ read_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT((PyObject *)read->reader);
     Py_VISIT(read->waiter);
-    Py_VISIT(read->sleeper);
-    Py_VISIT(read->parts);
-    Py_VISIT(read->separators);
+    Py_VISIT(read->parts); /* or separators */
     return 0;
 }
 
@@ -514,7 +532,7 @@ state_of(PyObject *self)
     return PYL_LIKELY(state != NULL) ? state : pyl_state_of_type(Py_TYPE(self));
 }
 
-/* Steals separators. */
+/* Steals separators. size: 0 for a search. */
 static PyObject *
 new_read(PyObject *self, enum kind kind, Py_ssize_t size, PyObject *separators)
 {
@@ -528,11 +546,8 @@ new_read(PyObject *self, enum kind kind, Py_ssize_t size, PyObject *separators)
     read->state = state;
     read->reader = (struct pyl_reader *)Py_NewRef(self);
     read->waiter = NULL;
-    read->sleeper = NULL;
-    read->parts = NULL;
     read->separators = separators;
     read->size = size;
-    read->searched = 0;
     read->kind = kind;
     read->has_begun = false;
     PyObject_GC_Track(read);
