@@ -16,8 +16,8 @@ enum { PYL_HANDLE_INLINE_ARGS = 4 };
 struct pyl_handle {
     PyObject_HEAD
     struct pyl_loop *loop;      /* strong */
-    PyObject *context;          /* strong; a contextvars.Context, or whatever the caller gave. NULL: a
-                                 * new one, made by pyl_handle_need_context() */
+    PyObject *context;          /* strong; a contextvars.Context, or whatever the caller gave;
+                                 * NULL: a new one, made by pyl_handle_need_context() */
     PyObject *callback;         /* strong; NULL when cancelled */
     PyObject *args_tuple;       /* strong; more than PYL_HANDLE_INLINE_ARGS arguments, else NULL */
     PyObject *repr;             /* strong; kept by cancel() in debug mode */

@@ -123,9 +123,8 @@ write_now(PyObject *self, struct pyl_state *state, PyObject *data)
     if (status < 0 || (fd < 0 && PyErr_Occurred())) {
         return -1;
     }
-    ssize_t written = status > 0
-                          ? write(fd, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data))
-                          : 0;
+    ssize_t written =
+        status > 0 ? write(fd, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data)) : 0;
     return written > 0 ? written : 0; /* an error: asyncio's write() meets it, too */
 }
 
