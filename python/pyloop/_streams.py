@@ -27,6 +27,9 @@ def _with_our_classes(function):
     return copy
 
 
+_connection_made = _with_our_classes(streams.StreamReaderProtocol.connection_made)
+
+
 class StreamReader(_core.StreamReaderCore, streams.StreamReader):
     """asyncio.StreamReader(limit=65536, loop=None)"""
 
@@ -36,8 +39,9 @@ class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtoco
 
     def connection_made(self, transport):
         """asyncio's. What its closure for the end of the handler keeps as long as the connection, we keep in self."""
-        if self._client_connected_cb is None or self._reject_connection:
-            super(_core.StreamProtocolCore, self).connection_made(transport)
+        # _task_transport: a handler of another connection_made() still runs; each needs its closure then.
+        if self._client_connected_cb is None or self._reject_connection or self._task_transport is not None:
+            _connection_made(self, transport)
             return
         self._transport = transport
         reader = self._stream_reader

@@ -41,7 +41,7 @@ class SSLProtocol(sslproto.SSLProtocol):
             self._do_read__copied()
             if self._write_backlog:
                 self._do_write()
-            elif self._outgoing.pending:
+            elif self._outgoing.pending or self._app_writing_paused or not self._outgoing_high_water:
                 self._process_outgoing()
             if incoming.pending or self._ssl_reading_paused:
                 self._control_ssl_reading()
@@ -49,12 +49,15 @@ class SSLProtocol(sslproto.SSLProtocol):
             self._fatal_error(exc, "Fatal error on SSL protocol")
 
     def _write_appdata(self, list_of_data):
-        if self._state is not _WRAPPED or self._write_backlog or len(list_of_data) != 1:
+        # A tuple is what write() makes; what writelines() is given may be any iterable.
+        if self._state is not _WRAPPED or self._write_backlog or type(list_of_data) is not tuple or \
+                len(list_of_data) != 1:
             return super()._write_appdata(list_of_data)
         data, = list_of_data
+        size = len(data)
         try:
             count = self._sslobj.write(data)
-            if count == len(data):
+            if count == size:
                 return self._process_outgoing()
         except sslproto.SSLAgainErrors:
             count = 0

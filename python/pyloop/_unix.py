@@ -8,6 +8,7 @@ import os
 import selectors
 import signal
 import socket
+import stat
 import sys
 import threading
 import warnings
@@ -43,14 +44,38 @@ class _SelectorView:
         return selectors.SelectorKey(fileobj, fd, events, None)
 
 
-class _ReadPipeTransport(_core.ReadPipeCore, unix_events._UnixReadPipeTransport):
-    """asyncio's, with the reads in C."""
+class _ReadDeviceTransport(unix_events._UnixReadPipeTransport):
+    """asyncio's, with reads of what a pipe holds: malloc() maps and unmaps the 256 KiB of each of asyncio's reads."""
 
-    max_size = 64 * 1024  # what a pipe holds, for asyncio's own
+    max_size = 64 * 1024
+
+
+class _ReadPipeTransport(_core.ReadPipeCore, unix_events._UnixReadPipeTransport):
+    """asyncio's, with the reads in C. What _read_ready() does at the end and after an error is told twice."""
+
+    def _read_ended(self):
+        if self._loop.get_debug():
+            logger.info("%r was closed by peer", self)
+        self._closing = True
+        self._loop._remove_reader(self._fileno)
+        self._loop.call_soon(self._protocol.eof_received)
+        self._loop.call_soon(self._call_connection_lost, None)
+
+    def _read_failed(self, error):
+        self._fatal_error(error, "Fatal read error on pipe transport")
 
 
 class _WritePipeTransport(_core.WritePipeCore, unix_events._UnixWritePipeTransport):
     """asyncio's, with writes in C where the pipe takes them at once."""
+
+    def _write_failed(self, error):
+        self._conn_lost += 1
+        self._fatal_error(error, "Fatal write error on pipe transport")
+
+
+def _is_device(pipe):
+    """A terminal, say: other processes have the same open file, and may make it block."""
+    return stat.S_ISCHR(os.fstat(pipe.fileno()).st_mode)
 
 
 class _SubprocessTransport(unix_events._UnixSubprocessTransport):
@@ -158,10 +183,12 @@ class UnixMixin:
     # Pipes and datagrams.
 
     def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
-        return _ReadPipeTransport(self, pipe, protocol, waiter, extra)
+        make = _ReadDeviceTransport if _is_device(pipe) else _ReadPipeTransport
+        return make(self, pipe, protocol, waiter, extra)
 
     def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
-        return _WritePipeTransport(self, pipe, protocol, waiter, extra)
+        make = unix_events._UnixWritePipeTransport if _is_device(pipe) else _WritePipeTransport
+        return make(self, pipe, protocol, waiter, extra)
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)

@@ -158,9 +158,11 @@ pyl_future_finish_cancelled(struct pyl_future *future, PyObject *message)
 void
 pyl_future_keep_cancelled(struct pyl_future *future, PyObject *error)
 {
+    Py_BEGIN_CRITICAL_SECTION(future);
     if (pyl_future_set_rare(future, PYL_FUTURE_CANCELLED_ERROR, error) < 0) {
         PyErr_Clear(); /* whoever asks gets another one */
     }
+    Py_END_CRITICAL_SECTION();
 }
 
 PyObject *

@@ -103,7 +103,10 @@
     X(_buffer)                  \
     X(_closing)                 \
     X(_conn_lost)               \
-    X(_read_ready)
+    X(_read_ended)              \
+    X(_read_failed)             \
+    X(_write_failed)            \
+    X(data)
 
 struct pyl_strings {
 #define PYL_STRING_FIELD(name) PyObject *name;
@@ -184,7 +187,6 @@ struct pyl_strings {
     X(set_running_loop, "asyncio.events", "_set_running_loop", true)                        \
     X(incomplete_read_error, "asyncio.exceptions", "IncompleteReadError", true)             \
     X(limit_overrun_error, "asyncio.exceptions", "LimitOverrunError", true)                 \
-    X(asyncio_read_pipe, "asyncio.unix_events", "_UnixReadPipeTransport", true)             \
     X(asyncio_write_pipe, "asyncio.unix_events", "_UnixWritePipeTransport", true)           \
     X(asyncio_stream_writer, "asyncio.streams", "StreamWriter", true)                       \
     X(deque, "collections", "deque", true)

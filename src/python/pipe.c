@@ -2,20 +2,39 @@
  * pipe.c - ReadPipeCore and WritePipeCore: what asyncio's pipe transports do for each message.
  *
  * The transports are asyncio's: pyloop._unix mixes these two, which have no fields, into its
- * classes and everything but the usual case is left to asyncio's own methods. A pipe of a transport
- * does not block, so the lock is not given away around the calls.
+ * classes and everything but the usual case is left to methods in Python. A pipe of a transport
+ * does not block, so the lock is not given away around the calls. What a call has told is never
+ * asked again: a second one may not see the same end or error.
  *
  * Loop thread, attached thread state.
  */
-#include "python/module.h"
+#include "python/loop.h"
 
 #include "base/platform.h"
+#include "python/keywords.h"
 
 #include <errno.h>
 #include <unistd.h>
 
 /* What a pipe holds (pipe(7)); a read of more finds no more. */
 enum { READ_MAX = 64 * 1024 };
+
+static bool
+is_transient(int error)
+{
+    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+/* self.method(OSError of that errno): None, or NULL with an exception. */
+static PyObject *
+tell_error(PyObject *self, PyObject *method, int error)
+{
+    PyObject *exception = pyl_make_oserror(-error, NULL);
+    PyObject *result =
+        exception != NULL ? PyObject_CallMethodOneArg(self, method, exception) : NULL;
+    Py_XDECREF(exception);
+    return result;
+}
 
 /* The number in an attribute; -1 with an exception. */
 static int
@@ -29,28 +48,26 @@ get_int(PyObject *self, PyObject *name)
 
 /* ---- reading ---- */
 
+/* self._protocol.data_received(data): None, or NULL with an exception. */
 static PyObject *
-deliver(PyObject *self, struct pyl_state *state, const char *data, ssize_t size)
+deliver(PyObject *self, struct pyl_state *state, PyObject *data)
 {
-    PyObject *bytes = PyBytes_FromStringAndSize(data, size);
-    PyObject *protocol = bytes != NULL ? PyObject_GetAttr(self, state->str._protocol) : NULL;
+    PyObject *protocol = PyObject_GetAttr(self, state->str._protocol);
     PyObject *result = NULL;
     if (protocol != NULL) {
-        result = PyObject_CallMethodOneArg(protocol, state->str.data_received, bytes);
+        result = PyObject_CallMethodOneArg(protocol, state->str.data_received, data);
     }
     Py_XDECREF(protocol);
-    Py_XDECREF(bytes);
     Py_XDECREF(result);
     return result != NULL ? Py_NewRef(Py_None) : NULL;
 }
 
-/* _read_ready(): one read; its end and its errors are asyncio's, which reads once more. */
+/* _read_ready(): one read. */
 static PyObject *
 read_ready(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
            PyObject *names)
 {
     struct pyl_state *state = PyType_GetModuleState(type);
-    char buffer[READ_MAX];
     (void)args;
     (void)names;
     if (count != 0) {
@@ -58,17 +75,26 @@ read_ready(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t
         return NULL;
     }
     int fd = get_int(self, state->str._fileno);
-    if (fd < 0 && PyErr_Occurred()) {
+    PyObject *data = PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(NULL, READ_MAX);
+    if (data == NULL) {
         return NULL;
     }
-    ssize_t size = read(fd, buffer, sizeof(buffer));
+    ssize_t size = read(fd, PyBytes_AS_STRING(data), READ_MAX);
+    int error = size < 0 ? errno : 0;
+    PyObject *result = NULL;
     if (PYL_LIKELY(size > 0)) {
-        return deliver(self, state, buffer, size);
+        if (_PyBytes_Resize(&data, size) == 0) {
+            result = deliver(self, state, data);
+        }
+    } else if (size == 0) {
+        result = PyObject_CallMethodNoArgs(self, state->str._read_ended);
+    } else if (is_transient(error)) {
+        result = Py_NewRef(Py_None); /* the loop says again that it is readable */
+    } else {
+        result = tell_error(self, state->str._read_failed, error);
     }
-    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
-        Py_RETURN_NONE; /* the loop says again that it is readable */
-    }
-    return PyObject_CallMethodOneArg(state->asyncio_read_pipe, state->str._read_ready, self);
+    Py_XDECREF(data);
+    return result;
 }
 
 static PyMethodDef read_methods[] = {
@@ -114,18 +140,26 @@ may_write_now(PyObject *self, struct pyl_state *state)
     return status;
 }
 
-/* What the pipe takes at once of `data`, in bytes; -1 with an exception of Python's. */
+/* What the pipe takes at once of `data`, in bytes; -1 with an exception. *ret_error: 0, or the
+ * errno of a pipe that takes nothing any more. */
 static Py_ssize_t
-write_now(PyObject *self, struct pyl_state *state, PyObject *data)
+write_now(PyObject *self, struct pyl_state *state, PyObject *data, int *ret_error)
 {
     int status = may_write_now(self, state);
     int fd = status > 0 ? get_int(self, state->str._fileno) : -1;
+    *ret_error = 0;
     if (status < 0 || (fd < 0 && PyErr_Occurred())) {
         return -1;
     }
-    ssize_t written =
-        status > 0 ? write(fd, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data)) : 0;
-    return written > 0 ? written : 0; /* an error: asyncio's write() meets it, too */
+    ssize_t written = 0;
+    if (status > 0) {
+        written = write(fd, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data));
+    }
+    if (written < 0) {
+        *ret_error = is_transient(errno) ? 0 : errno;
+        written = 0;
+    }
+    return written;
 }
 
 /* What is left of `data` from `first` on, for asyncio's write(). New reference or NULL. */
@@ -147,19 +181,23 @@ write_data(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t
            PyObject *names)
 {
     struct pyl_state *state = PyType_GetModuleState(type);
-    if (count != 1 || (names != NULL && PyTuple_GET_SIZE(names) > 0)) {
+    PyObject *data = NULL;
+    if (pyl_argument_get("write", args, count, names, state->str.data, &data) < 0) {
+        return NULL;
+    }
+    if (data == NULL) {
         PyErr_SetString(PyExc_TypeError, "write() takes exactly one argument");
         return NULL;
     }
-    PyObject *data = args[0];
     Py_ssize_t written = 0;
     if (PYL_LIKELY(PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0)) {
-        written = write_now(self, state, data);
-        if (written < 0) {
-            return NULL;
+        int error;
+        written = write_now(self, state, data, &error);
+        if (error != 0) {
+            return tell_error(self, state->str._write_failed, error);
         }
-        if (PYL_LIKELY(written == PyBytes_GET_SIZE(data))) {
-            Py_RETURN_NONE;
+        if (written < 0 || written == PyBytes_GET_SIZE(data)) {
+            return written < 0 ? NULL : Py_NewRef(Py_None);
         }
     }
     PyObject *rest = rest_of(data, written);

@@ -281,7 +281,9 @@ pyl_reader_protocol_handler_ended(PyObject *self, struct pyl_task *task)
     if (callback == NULL) {
         return -1;
     }
-    int rc = pyl_future_call_soon(future, callback, (PyObject *)future, task->context);
+    PyObject *context = Py_NewRef(task->context); /* call_soon() may be anybody's */
+    int rc = pyl_future_call_soon(future, callback, (PyObject *)future, context);
+    Py_DECREF(context);
     Py_DECREF(callback);
     return rc;
 }

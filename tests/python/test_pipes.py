@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import struct
 
 import pytest
 
@@ -206,5 +207,61 @@ def test_the_protocol_may_be_exchanged(run):
         writer.close()
         await asyncio.wait_for(second.lost, TIMEOUT)
         assert first.data == b"one" and second.data == b"two"
+
+    run(main())
+
+
+def test_a_terminal_ends_at_once(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        master, slave = os.openpty()
+        _, reading = await loop.connect_read_pipe(Recorder, open(slave, "rb", 0))
+        os.write(master, b"line\n")
+        while not reading.data:
+            await asyncio.sleep(0)
+        os.write(master, b"\x04")  # control-D: read(2) says once that this is the end
+        assert await asyncio.wait_for(reading.lost, TIMEOUT) is None
+        assert reading.data == b"line\n" and reading.calls == ["eof"]
+        os.close(master)
+
+    run(main())
+
+
+def reset(connection):
+    """Closes it so that the other end gets ECONNRESET, once."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_connection_that_was_reset_says_so(run, reports, reads):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ours = socket.create_connection(server.getsockname())
+            theirs, _ = server.accept()
+        if reads:
+            _, protocol = await loop.connect_read_pipe(Recorder, ours)
+            reset(theirs)
+        else:
+            transport, protocol = await loop.connect_write_pipe(Recorder, ours)
+            reset(theirs)
+            transport.write(b"into the void")
+        exc = await asyncio.wait_for(protocol.lost, TIMEOUT)
+        assert isinstance(exc, ConnectionResetError)
+        assert protocol.calls == []
+
+    run(main())
+    assert [type(report["exception"]) for report in reports] == [ConnectionResetError] * reads
+    reports.clear()
+
+
+def test_data_is_a_keyword(run):
+    async def main():
+        (_, reading), (writer, _) = await transports()
+        writer.write(data=b"named")
+        writer.close()
+        await asyncio.wait_for(reading.lost, TIMEOUT)
+        assert reading.data == b"named"
 
     run(main())

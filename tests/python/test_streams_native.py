@@ -582,3 +582,48 @@ asyncio.run(main())
     done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=60,
                           check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_two_handlers_of_one_protocol_close_their_own_connections(run, reports):
+    class Connection(asyncio.Transport):
+        is_closed = False
+
+        def is_closing(self):
+            return self.is_closed
+
+        def close(self):
+            self.is_closed = True
+
+        def pause_reading(self):
+            pass
+
+        resume_reading = pause_reading
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ends = [loop.create_future(), loop.create_future()]
+        waiting = iter(ends)
+
+        async def handler(reader, writer):
+            await next(waiting)
+
+        protocol = pyloop.StreamReaderProtocol(pyloop.StreamReader(), handler)
+        connections = [Connection(), Connection()]
+        tasks = []
+        for connection in connections:
+            protocol._stream_reader._transport = None  # as StreamWriter.start_tls() has it replaced
+            protocol.connection_made(connection)
+            tasks.append(protocol._task)
+            await asyncio.sleep(0)
+        ends[0].set_exception(ValueError("the first"))
+        await asyncio.wait(tasks[:1])
+        await asyncio.sleep(0)
+        assert [connection.is_closed for connection in connections] == [True, False]
+        ends[1].set_exception(ValueError("the second"))
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0)
+        assert [connection.is_closed for connection in connections] == [True, True]
+
+    run(main())
+    assert [str(report["exception"]) for report in reports] == ["the first", "the second"]
+    reports.clear()

@@ -198,3 +198,40 @@ def test_wrong_data_and_late_data(run, contexts):
         assert served.received == b""
 
     connected(run, contexts, test)
+
+
+def test_writelines_takes_any_iterable(run, contexts):
+    async def test(_, client):
+        client.transport.writelines(piece for piece in (b"a", b"b"))
+        client.transport.writelines({b"c": 1})
+        client.transport.writelines((b"d",))
+        assert await client.receive(4) == b"abcd"
+        with pytest.raises(TypeError):
+            client.transport.writelines((5,))
+
+    connected(run, contexts, test, lambda peer, data: peer.transport.write(data))
+
+
+def test_a_writer_without_a_buffer_goes_on_after_each_answer(run, contexts):
+    async def main():
+        async def echo(reader, writer):
+            while data := await reader.read(1000):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=contexts[0])
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=contexts[1], server_hostname="localhost")
+        writer.transport.set_write_buffer_limits(high=0)
+        for number in range(5):
+            message = b"message %d" % number
+            writer.write(message)
+            await asyncio.wait_for(writer.drain(), TIMEOUT)
+            assert await asyncio.wait_for(reader.readexactly(len(message)), TIMEOUT) == message
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await asyncio.wait_for(server.wait_closed(), TIMEOUT)
+
+    run(main())
