@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
 C_SOURCES = ROOT / "bench" / "c"
@@ -270,10 +271,10 @@ class Server:
         return self.log_tail()
 
 
-class LoadProcess:
-    """A load generator obeying commands ("run SECONDS", "count N"). A context manager."""
+class CommandProcess:
+    """A process that says when it is ready, then answers each line with one line of JSON. A context manager."""
 
-    def __init__(self, argv: list[str], core: int, pass_fds: tuple[int, ...] = ()):
+    def __init__(self, argv: list[str], cores: set[int], pass_fds: tuple[int, ...] = ()):
         self._process = subprocess.Popen(
             argv,
             cwd=ROOT,
@@ -281,12 +282,12 @@ class LoadProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
             pass_fds=pass_fds,
         )
-        self._answer()  # "ready": every connection was served once
+        self._answer()
 
-    def __enter__(self) -> LoadProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc) -> None:
@@ -304,22 +305,29 @@ class LoadProcess:
         if not line:
             error = self._process.stderr.read().strip()
             self.__exit__()
-            raise BenchError(error or "the load generator ended")
+            raise BenchError(error or f"{self._process.args[0]} ended")
         return line
 
-    def _command(self, line: str) -> dict:
+    def command(self, line: str) -> dict:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        result = json.loads(self._answer())
+        return json.loads(self._answer())
+
+
+class LoadProcess(CommandProcess):
+    """A load generator ("run SECONDS", "count N"); ready when every connection was served once."""
+
+    def _load(self, line: str) -> dict:
+        result = self.command(line)
         if result["connections_served"] != min(result["connections"], result["messages"]):
             raise BenchError(f"only {result['connections_served']} connections were served")
         return result
 
     def run(self, seconds: float) -> dict:
-        return self._command(f"run {seconds}")
+        return self._load(f"run {seconds}")
 
     def count(self, messages: int) -> dict:
-        return self._command(f"count {messages}")
+        return self._load(f"count {messages}")
 
 
 class Load(LoadProcess):
@@ -333,7 +341,7 @@ class Load(LoadProcess):
         argv += ["--port", str(port)] if port else []
         argv += ["--connections", str(connections)]
         argv += ["--http", http, "--expect", expect] if http else ["--size", str(size)]
-        super().__init__(argv, core, pass_fds)
+        super().__init__(argv, {core}, pass_fds)
 
 
 # --- samples and statistics ---------------------------------------------------------------------

@@ -54,6 +54,10 @@ TARGETS = (
     # `auto` is never more than 3 % behind the better backend.
     Target("sweep", "*", "messages_per_s inverse", "pyloop-epoll", 1.03, "pyloop-auto"),
     Target("sweep", "*", "messages_per_s inverse", "pyloop-io_uring", 1.03, "pyloop-auto"),
+    # The same as those of echo, in turns of 20 ms instead of windows of their own.
+    Target("sweep", "*/1", "p50_us", "uvloop", 1.0),
+    Target("sweep", "*/1", "p99_us", "uvloop", 1.0),
+    Target("sweep", "rate/*", "cpu_ns", "uvloop", 1 / 1.3),
     Target("servers", "*", "instr", "uvloop", 1 / 1.1),
     Target("servers", "*", "messages_per_s inverse", "uvloop", 1.0),
     # 90 % of what threads reach without any loop, and not behind one loop a thread.

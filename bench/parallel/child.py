@@ -1,20 +1,17 @@
-"""One sample: ``python -m bench.parallel.child VARIANT CASE SECONDS`` prints its metrics as JSON."""
+"""``python -m bench.parallel.child VARIANT CASE SECONDS``: each line it reads is a turn, whose metrics it
+prints as JSON."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
-import statistics
 import sys
 import time
+from collections.abc import Callable
 
 from bench.counters import core_idle_ns
 from bench.parallel import balance, handlers, loads
-
-TURNS = 3
-"""How often one worker and two take turns in one sample; medians count."""
-
 
 def operations_in(variant: str, handler: loads.Handler, shape: str, seconds: float) -> int:
     """How many one worker does in that time; that is the warm-up too."""
@@ -26,46 +23,51 @@ def operations_in(variant: str, handler: loads.Handler, shape: str, seconds: flo
         operations *= 2
 
 
-def scaling(variant: str, case: str, seconds: float) -> dict[str, float]:
+def scaling(variant: str, case: str, seconds: float) -> Callable[[], dict[str, float]]:
+    """Warms up; returns a turn: the same load by one worker and by two."""
     name, _, shape = case.partition("/")
     handler = handlers.BY_NAME[name]
     counts = loads.load(shape, operations_in(variant, handler, shape, seconds))
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    costs: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(TURNS):
-        for workers in (1, 2):
-            gc.collect()
-            times = loads.run(variant, handler, counts, workers)
-            rates[workers].append(sum(counts) * 1e9 / times.wall_ns)
-            costs[workers].append(times.cpu_ns / sum(counts))
-    return {
-        "ops_1": statistics.median(rates[1]),
-        "ops_2": statistics.median(rates[2]),
-        "scaling": statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True)),
-        "cpu_ns": statistics.median(costs[1]),
-        "cpu_growth": statistics.median(b / a for a, b in zip(costs[1], costs[2], strict=True)),
-    }
+    operations = sum(counts)
+
+    def turn() -> dict[str, float]:
+        gc.collect()
+        one = loads.run(variant, handler, counts, 1)
+        gc.collect()
+        two = loads.run(variant, handler, counts, 2)
+        return {
+            "ops_1": operations * 1e9 / one.wall_ns,
+            "ops_2": operations * 1e9 / two.wall_ns,
+            "scaling": one.wall_ns / two.wall_ns,
+            "cpu_ns": one.cpu_ns / operations,
+            "cpu_growth": two.cpu_ns / one.cpu_ns,
+        }
+
+    return turn
 
 
-def measure(variant: str, case: str, seconds: float) -> dict[str, float]:
+def choose(variant: str, case: str, seconds: float) -> Callable[[], dict[str, float]]:
     backend = variant.removeprefix("pyloop-")
     if case == "balance/connections":
-        return balance.spread(backend)
+        return lambda: balance.spread(backend)
     if case == "balance/heavy":
-        return balance.skew(backend, seconds)
+        return lambda: balance.skew(backend, seconds)
     return scaling(variant, case, seconds)
 
 
 def main() -> None:
     variant, case, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
     cores = sorted(os.sched_getaffinity(0))
-    wall, cpu = time.monotonic_ns(), time.process_time_ns()
-    idle = sum(map(core_idle_ns, cores))
-    metrics = measure(variant, case, seconds)
-    wall, cpu = time.monotonic_ns() - wall, time.process_time_ns() - cpu
-    idle = sum(map(core_idle_ns, cores)) - idle
-    others = max(0.0, 1 - (idle + cpu) / (wall * len(cores)))
-    print(json.dumps({"metrics": metrics, "others": others}))
+    turn = choose(variant, case, seconds)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.monotonic_ns(), time.process_time_ns()
+        idle = sum(map(core_idle_ns, cores))
+        metrics = turn()
+        wall, cpu = time.monotonic_ns() - wall, time.process_time_ns() - cpu
+        idle = sum(map(core_idle_ns, cores)) - idle
+        others = max(0.0, 1 - (idle + cpu) / (wall * len(cores)))
+        print(json.dumps({"metrics": metrics, "others": others}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Measures two workers against one on a free-threaded interpreter, each sample in a child process.
+"""Measures two workers against one on a free-threaded interpreter, each variant in a child process.
+
+The children of a round live side by side and take turns of some 0.2 s: two virtual cores are at times one real
+core for seconds, and both sides of a ratio must have seen the same machine.
 
 The load is made in the process itself. `threads` is the ceiling: the same coroutines driven by
 plain threads, without a loop; what it loses is the interpreter's. `X a thread` is one loop a
@@ -7,20 +10,20 @@ thread, which is what there is without parallel mode.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import contextlib
+import time
+from collections.abc import Iterator
 
 from bench.common import (
     LOOPS,
-    ROOT,
     BenchError,
+    CommandProcess,
     Plan,
     Sample,
     chosen,
-    interleave,
     loop_problem,
     run_python,
+    say,
 )
 from bench.parallel import handlers
 
@@ -30,24 +33,31 @@ VARIANTS = (BASELINE, *(f"{name} a thread" for name in LOOPS), *PARALLEL)
 SCALING = tuple(f"{name}/{shape}" for shape in ("uniform", "skewed") for name in handlers.BY_NAME)
 BALANCE = ("balance/connections", "balance/heavy")
 CASES = (*SCALING, *BALANCE)
-SECONDS = 0.25
+SECONDS = 0.1  # of one worker in one turn
 QUICK_SECONDS = 0.05
-TIMEOUT_SECONDS = 60.0
+TURNS = 10  # of a round
 
 
-def measure(variant: str, case: str, plan: Plan) -> Sample:
-    """One sample of one variant."""
+def alternate(plan: Plan, case: str, names: list[str]) -> Iterator[Sample]:
+    """Rounds of fresh children side by side; a turn is what ratios are formed within."""
+    turns = 1 if plan.quick or case in BALANCE else TURNS
     seconds = min(plan.seconds, QUICK_SECONDS if plan.quick else SECONDS)
     cores = {plan.cores.server, plan.cores.client}
-    child = subprocess.run(
-        [plan.python, "-m", "bench.parallel.child", variant, case, str(seconds)],
-        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )  # fmt: skip
-    if child.returncode != 0:
-        raise BenchError(f"{variant} {case}: {child.stderr.strip()}")
-    result = json.loads(child.stdout)
-    return Sample(case, variant, 0, result["metrics"], result["others"])
+    started = time.monotonic()
+    for number in range(plan.pairs):
+        if plan.budget is not None and not plan.budget.has_time(number, started):
+            break
+        with contextlib.ExitStack() as stack:
+            children = {}
+            for name in names:
+                argv = [plan.python, "-m", "bench.parallel.child", name, case, str(seconds)]
+                children[name] = stack.enter_context(CommandProcess(argv, cores))
+            for turn in range(number * turns, (number + 1) * turns):
+                shift = turn % len(names)
+                for name in names[shift:] + names[:shift]:
+                    result = children[name].command("turn")
+                    yield Sample(case, name, turn, result["metrics"], result["others"])
+        say(f"  {case}  round {number + 1}/{plan.pairs}")
 
 
 def problem(variant: str, python: str) -> str | None:
@@ -75,7 +85,5 @@ def run(plan: Plan) -> list[Sample]:
     samples: list[Sample] = []
     for case in plan.each(cases):
         able = [name for name in names if case in SCALING or name in PARALLEL]
-        samples += interleave(
-            plan, case, able, lambda name, case=case: measure(name, case, plan)
-        )
+        samples += alternate(plan, case, able)
     return samples

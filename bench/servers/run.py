@@ -74,7 +74,7 @@ def load_of(case: str, port: int, plan: Plan) -> LoadProcess:
     core = plan.cores.client
     if case == "websockets":
         argv = [sys.executable, "-m", "bench.servers.ws_load"]
-        return LoadProcess([*argv, str(port), str(CONNECTIONS), str(MESSAGE_BYTES)], core)
+        return LoadProcess([*argv, str(port), str(CONNECTIONS), str(MESSAGE_BYTES)], {core})
     return Load(port, CONNECTIONS, core, http="/", expect=programs.BODY)
 
 

@@ -1,7 +1,7 @@
 """Measures io_uring, epoll and what `auto` chooses, from 1 to 4096 connections.
 
-Cases are LOAD/CONNECTIONS: `protocol` and `native-streams` are the echo of 1 KiB, `http` is keep-alive requests
-to pyloop's server. All servers of a round run side by side and take turns of some 20 ms: differences of a
+Cases are LOAD/CONNECTIONS: `http` is keep-alive requests to pyloop's server, the other loads are styles of the
+echo suite with 1 KiB. asyncio and uvloop take part in those where they are asked for. All servers of a round run side by side and take turns of some 20 ms: differences of a
 few per cent show even on a busy machine, and both sides of a ratio saw the same machine.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import counters
@@ -32,7 +32,9 @@ from bench.http import servers
 
 BASELINE = "pyloop-epoll"
 VARIANTS = ("pyloop-epoll", "pyloop-io_uring", "pyloop-auto")
-LOADS = ("protocol", "native-streams", "http")
+OTHERS = ("asyncio", "uvloop")
+"""Only where `--variants` names them."""
+LOADS = ("http", *echo.STYLES)
 REFERENCE = ("protocol/1", "protocol/1024", "http/64")
 """Few connections at depth one; many; HTTP keep-alive."""
 CONNECTIONS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -58,6 +60,16 @@ def parse(case: str) -> tuple[str, int]:
             f"unknown case {case!r}: LOAD/CONNECTIONS as http/64; loads {', '.join(LOADS)}"
         )
     return found[1], int(found[2])
+
+
+def known_variants(plan: Plan, cases: Sequence[str]) -> tuple[str, ...]:
+    """The variants that can take part; another loop has no server of HTTP here."""
+    if not plan.variants:
+        return VARIANTS
+    others = [name for name in plan.variants if name in OTHERS]
+    if others and any(parse(case)[0] == "http" for case in cases):
+        raise BenchError(f"{others[0]}: the load http is measured on pyloop's server only")
+    return VARIANTS + OTHERS
 
 
 @contextlib.contextmanager
@@ -130,7 +142,7 @@ def run(plan: Plan) -> list[Sample]:
     cases = plan.cases or (QUICK_CASES if plan.quick else CASES)
     for case in cases:
         parse(case)
-    names = chosen(plan, VARIANTS, BASELINE, loop_problem)
+    names = chosen(plan, known_variants(plan, cases), BASELINE, loop_problem)
     samples: list[Sample] = []
     for case in plan.each(cases):
         samples += alternate(plan, case, names)
