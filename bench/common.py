@@ -329,6 +329,10 @@ class LoadProcess(CommandProcess):
     def count(self, messages: int) -> dict:
         return self._load(f"count {messages}")
 
+    def pace(self, messages_per_s: float, seconds: float) -> dict:
+        """Latencies count from when a message was due, so one that waits for another is not left out."""
+        return self._load(f"pace {messages_per_s} {seconds}")
+
 
 class Load(LoadProcess):
     """The native load generator (bench/c/load.c)."""

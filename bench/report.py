@@ -77,6 +77,9 @@ COLUMNS = {
         ("beside_p50_us", "p50 beside µs", "{:,.0f}"),
         ("alone_p99_us", "p99 alone µs", "{:,.0f}"),
         ("beside_p99_us", "p99 beside µs", "{:,.0f}"),
+        ("paced_alone_p99_us", "paced: p99 alone µs", "{:,.0f}"),
+        ("paced_beside_p50_us", "paced: p50 beside µs", "{:,.0f}"),
+        ("paced_beside_p99_us", "paced: p99 beside µs", "{:,.0f}"),
         ("neighbour", "core of the neighbour", "{:.0%}"),
     ),
     "start": (

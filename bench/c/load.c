@@ -12,6 +12,8 @@
  * measuring script can put its counters exactly around a run:
  *
  *   run SECONDS    load for that long            count MESSAGES    that many messages in all
+ *   pace MESSAGES_PER_S SECONDS    that many in a second, evenly; a message that is late because
+ * the one before has no answer yet counts its time from when it was due
  *
  * After connecting it prints "ready"; each run prints one line of JSON. End of input ends it.
  * Each connection is proved by one message before "ready": nothing waits in a backlog unserved.
@@ -30,6 +32,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -143,9 +146,42 @@ message_done(struct load *load, struct conn *conn)
     conn->served++;
     load->completed++;
     load->in_flight--;
-    if (load->started < load->target && now < load->deadline_ns) {
+    if (load->pace_ns == 0 && load->started < load->target && now < load->deadline_ns) {
         start_message(load, conn, now);
     }
+}
+
+/* Starts what is due at `now`. Returns the nanoseconds until the next is, or the deadline. */
+static uint64_t
+start_due(struct load *load, uint64_t now)
+{
+    uint64_t next = load->deadline_ns;
+    for (uint32_t i = 0; i < load->connections; i++) {
+        struct conn *conn = &load->conns[i];
+        if (conn->busy || conn->due_ns >= load->deadline_ns) {
+            continue;
+        }
+        if (conn->due_ns <= now) {
+            start_message(load, conn, conn->due_ns);
+            conn->due_ns += load->pace_ns;
+        } else if (conn->due_ns < next) {
+            next = conn->due_ns;
+        }
+    }
+    return next - now;
+}
+
+/* The events of `wait_ns` at most; 0 when there were none. */
+static int
+wait_events(struct load *load, struct epoll_event *events, uint64_t wait_ns)
+{
+    struct timespec timeout = {.tv_sec = (time_t)(wait_ns / NS_PER_S),
+                               .tv_nsec = (long)(wait_ns % NS_PER_S)};
+    int count = epoll_pwait2(load->epoll_fd, events, EVENTS_MAX, &timeout, NULL);
+    if (count < 0 && errno != EINTR) {
+        load_fail(load, NULL, "epoll_pwait2", errno);
+    }
+    return count < 0 ? 0 : count;
 }
 
 /* Compares what arrived with the same stretch of the message. */
@@ -236,6 +272,20 @@ receive_ready(struct load *load, struct conn *conn)
     }
 }
 
+static void
+serve_events(struct load *load, const struct epoll_event *events, int count)
+{
+    for (int i = 0; i < count; i++) {
+        struct conn *conn = events[i].data.ptr;
+        if ((events[i].events & EPOLLOUT) != 0) {
+            send_more(load, conn);
+        }
+        if ((events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
+            receive_ready(load, conn);
+        }
+    }
+}
+
 /* Serves the connections until nothing is in flight. */
 static void
 drain(struct load *load)
@@ -251,16 +301,21 @@ drain(struct load *load)
                     load->connections, STALL_MS);
             exit(1);
         }
-        for (int i = 0; i < count; i++) {
-            struct conn *conn = events[i].data.ptr;
-            if ((events[i].events & EPOLLOUT) != 0) {
-                send_more(load, conn);
-            }
-            if ((events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
-                receive_ready(load, conn);
-            }
-        }
+        serve_events(load, events, count);
     }
+}
+
+/* Starts messages when they are due, until the deadline, then drains. */
+static void
+keep_pace(struct load *load)
+{
+    struct epoll_event events[EVENTS_MAX];
+    uint64_t now;
+    while ((now = now_ns()) < load->deadline_ns) {
+        uint64_t wait_ns = start_due(load, now);
+        serve_events(load, events, wait_events(load, events, wait_ns));
+    }
+    drain(load);
 }
 
 static void
@@ -318,6 +373,22 @@ run(struct load *load, uint64_t messages, double seconds)
         start_message(load, &load->conns[i], now_ns());
     }
     drain(load);
+    report(load, now_ns() - start, &before);
+}
+
+static void
+run_paced(struct load *load, double messages_per_s, double seconds)
+{
+    struct rusage before;
+    getrusage(RUSAGE_SELF, &before);
+    uint64_t start = now_ns();
+    reset_run(load, UINT64_MAX, start + (uint64_t)(seconds * (double)NS_PER_S));
+    load->pace_ns = (uint64_t)((double)NS_PER_S / messages_per_s * load->connections);
+    for (uint32_t i = 0; i < load->connections; i++) {
+        load->conns[i].due_ns = start + load->pace_ns * i / load->connections;
+    }
+    keep_pace(load);
+    load->pace_ns = 0;
     report(load, now_ns() - start, &before);
 }
 
@@ -468,11 +539,15 @@ static void
 obey(struct load *load)
 {
     char line[128];
+    double rate;
+    double seconds;
     while (fgets(line, sizeof(line), stdin) != NULL) {
         if (strncmp(line, "run ", 4) == 0) {
             run(load, 0, strtod(line + 4, NULL));
         } else if (strncmp(line, "count ", 6) == 0) {
             run(load, strtoull(line + 6, NULL, 10), 0);
+        } else if (sscanf(line, "pace %lf %lf", &rate, &seconds) == 2 && rate > 0) {
+            run_paced(load, rate, seconds);
         } else {
             fprintf(stderr, "load: unknown command: %s", line);
             exit(2);
@@ -484,7 +559,8 @@ int
 main(int argc, char **argv)
 {
     static struct load load;
-    signal(SIGPIPE, SIG_IGN); /* a lost peer is told by write(2) */
+    signal(SIGPIPE, SIG_IGN);      /* a lost peer is told by write(2) */
+    prctl(PR_SET_TIMERSLACK, 1ul); /* messages that are paced start when they are due */
     parse_options(&load, argc, argv);
     prepare(&load);
     open_all(&load);

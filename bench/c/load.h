@@ -32,6 +32,7 @@ struct conn {
     uint32_t received;
     uint32_t shift; /* where this message starts in the pattern */
     uint64_t started_ns;
+    uint64_t due_ns;   /* when the next message is to start, where they are paced */
     uint64_t served;   /* answers in this run */
     uint64_t sequence; /* messages ever started */
     bool busy;         /* a message is in flight */
@@ -64,6 +65,7 @@ struct load {
     uint64_t completed;
     uint64_t target;
     uint64_t deadline_ns;
+    uint64_t pace_ns; /* between two messages of a connection; 0: as soon as one is answered */
     uint64_t bytes;
     uint32_t in_flight;
     struct hist hist;

@@ -6,7 +6,10 @@ throughput as a part of the first's, `neighbour` the part of a core that the thr
 
 It computes on the client's core, which is idle while it does: who waits for the GIL then waits for
 nothing else. In the cases named one-core it shares the server's core, and the kernel lets it
-finish its time slice before whoever waited for the GIL may even ask for it. In the cases named
+finish its time slice before whoever waited for the GIL may even ask for it. The client shares its core with the
+thread, so where it has as much to do as it can it waits for that core, up to a time slice of some 4 ms, however
+fast the server is. So each window is followed by one in which PACE messages a second are due and the client
+has a real-time priority: that takes a tenth of the core from the thread, and what is measured is the server. In the cases named
 interval pyloop shortens the interpreter's switch interval.
 """
 
@@ -29,6 +32,7 @@ from bench.common import (
     free_port,
     interleave,
     loop_problem,
+    say,
 )
 from bench.http import servers
 
@@ -38,6 +42,7 @@ CASES = ("echo", "http", "echo-interval", "http-interval", "echo-one-core", "htt
 SWITCH_INTERVAL = {"PYLOOP_SWITCH_INTERVAL": "0.0005"}  # seconds
 CONNECTIONS = 16
 MESSAGE_BYTES = 1024
+PACE = 2000  # messages a second
 WARM_UP_SECONDS = 0.3  # at most, and no longer than half the window
 
 
@@ -85,6 +90,23 @@ def serving(variant: str, case: str, plan: Plan, stdin: int) -> Iterator[tuple[S
             yield server, load
 
 
+@contextlib.contextmanager
+def at_once(load: Load, plan: Plan) -> Iterator[None]:
+    """The client gets its core whenever it has something to do (sched(7), SCHED_FIFO)."""
+    try:
+        os.sched_setscheduler(load.pid, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        if "real-time client" not in plan.skipped:
+            plan.skipped["real-time client"] = "not permitted: latencies include its wait for a core"
+            say(f"SKIPPED real-time client: {plan.skipped['real-time client']}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(load.pid, os.SCHED_OTHER, os.sched_param(0))
+
+
 def cpu_of_threads(pid: int) -> dict[str, int]:
     """CPU time of each thread but the first, in nanoseconds."""
     return {
@@ -102,6 +124,8 @@ def window(server: Server, load: Load, plan: Plan) -> tuple[dict, float, counter
         result = load.run(plan.seconds)
     after = cpu_of_threads(server.process.pid)
     used = max((cpu - before.get(name, 0) for name, cpu in after.items()), default=0)
+    with at_once(load, plan):
+        result["paced"] = load.pace(PACE, plan.seconds)
     return result, used / counted.wall, counted
 
 
@@ -119,6 +143,8 @@ def measure(variant: str, case: str, plan: Plan) -> Sample:
     for name in ("p50", "p99"):
         metrics[f"alone_{name}_us"] = alone[f"{name}_ns"] / 1000
         metrics[f"beside_{name}_us"] = beside[f"{name}_ns"] / 1000
+        metrics[f"paced_alone_{name}_us"] = alone["paced"][f"{name}_ns"] / 1000
+        metrics[f"paced_beside_{name}_us"] = beside["paced"][f"{name}_ns"] / 1000
     return Sample(case, variant, 0, metrics, max(quiet.disturbed, spinning.disturbed))
 
 

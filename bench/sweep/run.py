@@ -1,8 +1,9 @@
 """Measures io_uring, epoll and what `auto` chooses, from 1 to 4096 connections.
 
-Cases are LOAD/CONNECTIONS: `http` is keep-alive requests to pyloop's server, the other loads are styles of the
-echo suite with 1 KiB. asyncio and uvloop take part in those where they are asked for. All servers of a round run side by side and take turns of some 20 ms: differences of a
-few per cent show even on a busy machine, and both sides of a ratio saw the same machine.
+Cases are LOAD/CONNECTIONS: `http` is keep-alive requests to pyloop's server, the other loads are
+styles of the echo suite with 1 KiB. asyncio and uvloop take part in those where they are asked for.
+All servers of a round run side by side and take turns of some 20 ms: differences of a few per cent
+show even on a busy machine, and both sides of a ratio saw the same machine.
 """
 
 from __future__ import annotations

@@ -282,7 +282,7 @@ def test_programs_serve_their_load(kind):
             load = common.Load(port, 4, cores.client, http="/", expect=programs.BODY)
         else:
             argv = [sys.executable, "-m", "bench.servers.ws_load", str(port), "4", "1024"]
-            load = common.LoadProcess(argv, cores.client)
+            load = common.LoadProcess(argv, {cores.client})
         with load:
             assert load.count(100)["messages"] == 100
             assert load.run(0.05)["connections_served"] == 4
