@@ -48,7 +48,9 @@ struct pyl_loop {
     bool has_blocking_cancel; /* call_soon_threadsafe() returns a _ThreadSafeHandle (3.14) */
     bool keeps_current_task;  /* the type has our hash: current_task is used */
     bool did_park;            /* the turn gave the GIL away: after_wait ran */
-    int64_t gil_wait_ns;      /* what it took to get the GIL back after a wait, when last timed */
+    int gil_contested;        /* so many more waits: beside a thread that computes (loop_run.c) */
+    int64_t gil_slow_ns;      /* getting the GIL back takes that long only beside such a thread */
+    int64_t gil_linger_ns;    /* how long a wait then keeps the GIL */
     atomic_ulong thread_id;   /* PyThread_get_thread_ident() while running, else 0; any thread */
     unsigned long owner_thread_id; /* of the thread that ran it last: the reactor's owner */
     PyThreadState *parked_tstate;  /* between before_wait and after_wait */

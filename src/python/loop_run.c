@@ -8,10 +8,16 @@
 #include "python/loop_internal.h"
 #include "python/views.h"
 
+#include <math.h>
+
 enum {
     GIL_SHARE_NS = 1000 * 1000,
-    GIL_SLOW_NS = 1000 * 1000,  /* more than a thread takes that does not compute */
-    GIL_LINGER_NS = 250 * 1000, /* what the other may lose of an interval of its own: 5 % */
+    GIL_SLOW_MIN_NS = 100 * 1000,  /* more than a thread takes that does not compute */
+    GIL_LINGER_MIN_NS = 50 * 1000, /* less than a client needs to ask again would buy nothing */
+    GIL_SLOW_PART = 5,             /* of the switch interval: 1 ms of 5 */
+    GIL_LINGER_PART = 20,          /* what the other may lose of an interval: 250 us of 5 ms */
+    GIL_INTERVAL_MAX_S = 60,       /* of longer ones we say the same */
+    GIL_CONTESTED_WAITS = 16,      /* one wait that found the GIL free proves nothing */
 };
 
 /* Giving the GIL away beside a thread that computes costs a switch interval. Whoever was just
@@ -20,7 +26,24 @@ static int64_t
 linger(struct pyl_worker *worker, void *user)
 {
     struct pyl_loop *loop = user;
-    return loop->gil_wait_ns >= GIL_SLOW_NS ? GIL_LINGER_NS : 0;
+    return loop->gil_contested > 0 ? loop->gil_linger_ns : 0;
+}
+
+/* The interval may be changed while the loop runs; that counts from the next run on. */
+static int
+choose_linger(struct pyl_loop *loop)
+{
+    PyObject *function = PySys_GetObject("getswitchinterval"); /* borrowed */
+    PyObject *interval = function == NULL ? NULL : PyObject_CallNoArgs(function);
+    double seconds = interval == NULL ? -1.0 : PyFloat_AsDouble(interval);
+    Py_XDECREF(interval);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    double interval_ns = fmin(seconds, GIL_INTERVAL_MAX_S) * 1e9;
+    loop->gil_slow_ns = (int64_t)fmax(interval_ns / GIL_SLOW_PART, GIL_SLOW_MIN_NS);
+    loop->gil_linger_ns = (int64_t)fmax(interval_ns / GIL_LINGER_PART, GIL_LINGER_MIN_NS);
+    return 0;
 }
 
 static void
@@ -31,18 +54,28 @@ before_wait(struct pyl_worker *worker, void *user)
 }
 
 static void
+note_gil_wait(struct pyl_loop *loop, int64_t gil_wait_ns, bool is_sampled)
+{
+    if (gil_wait_ns >= loop->gil_slow_ns) {
+        loop->gil_contested = GIL_CONTESTED_WAITS;
+    } else if (loop->gil_contested > 0) {
+        loop->gil_contested--;
+    }
+    if (is_sampled) {
+        pyl_duration_note(&loop->metrics.gil_waits, gil_wait_ns);
+    }
+}
+
+static void
 after_wait(struct pyl_worker *worker, void *user)
 {
     struct pyl_loop *loop = user;
     bool is_sampled = pyl_metrics_is_sampled_wait(worker);
-    bool is_timed = is_sampled || loop->gil_wait_ns >= GIL_SLOW_NS;
+    bool is_timed = is_sampled || loop->gil_contested > 0;
     int64_t started_ns = is_timed ? pyl_clock_now_ns() : 0;
     PyEval_RestoreThread(loop->parked_tstate);
     if (PYL_UNLIKELY(is_timed)) {
-        loop->gil_wait_ns = pyl_clock_now_ns() - started_ns;
-    }
-    if (is_sampled) {
-        pyl_duration_note(&loop->metrics.gil_waits, loop->gil_wait_ns);
+        note_gil_wait(loop, pyl_clock_now_ns() - started_ns, is_sampled);
     }
     loop->parked_tstate = NULL;
     loop->did_park = true;
@@ -118,7 +151,7 @@ PyObject *
 pyl_loop_run(PyObject *self, PyObject *checkpoint)
 {
     struct pyl_loop *loop = (struct pyl_loop *)self;
-    if (pyl_loop_check_usable(loop) < 0) {
+    if (pyl_loop_check_usable(loop) < 0 || choose_linger(loop) < 0) {
         return NULL;
     }
     loop->owner_thread_id = PyThread_get_thread_ident();

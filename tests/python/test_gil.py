@@ -29,16 +29,20 @@ needs_gil = pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class Spinner:
-    """A thread that computes."""
+    """A thread that computes, while it may."""
 
     def __init__(self):
         self.count = 0
         self.is_ended = False
+        self.may_compute = threading.Event()
+        self.may_compute.set()
         self.thread = threading.Thread(target=self.spin)
 
     def spin(self):
         while not self.is_ended:
             self.count += 1
+            if not self.may_compute.is_set():
+                self.may_compute.wait()
 
 
 @contextlib.contextmanager
@@ -83,6 +87,53 @@ def test_the_loop_lingers_beside_a_thread_that_computes(loop):
     (counts,) = loop.metrics()["workers"]
     assert counts["lingered"] < counts["parks"]
     assert counts["gil_acquisitions"] == counts["parks"] - counts["lingered"]
+
+
+def counter(loop, name):
+    return loop.metrics()["workers"][0][name]
+
+
+async def find_contention(loop):
+    """Until the loop knows that another thread computes."""
+    while counter(loop, "lingered") == 0:
+        await asyncio.sleep(0.003)
+        await asyncio.sleep(0.00002)
+
+
+@needs_gil
+def test_one_wait_that_finds_the_gil_free_does_not_end_it(loop):
+    async def main(spinner):
+        await find_contention(loop)
+        for _ in range(10):
+            spinner.may_compute.clear()
+            await asyncio.sleep(0.02)  # it rests now, and the GIL is free
+            spinner.may_compute.set()
+            before = counter(loop, "gil_acquisitions")
+            await asyncio.sleep(0.0001)
+            assert counter(loop, "gil_acquisitions") == before
+            await asyncio.sleep(0.003)
+
+    with spinning() as spinner:
+        try:
+            loop.run_until_complete(asyncio.wait_for(main(spinner), 20))
+        finally:
+            spinner.may_compute.set()
+
+
+@needs_gil
+def test_a_short_switch_interval_has_a_short_linger(new_loop):
+    loop = new_loop(switch_interval=INTERVAL)
+
+    async def main():
+        await find_contention(loop)
+        for _ in range(20):
+            await asyncio.sleep(0.003)
+            before = counter(loop, "gil_acquisitions")
+            await asyncio.sleep(0.00002)
+            assert counter(loop, "gil_acquisitions") == before
+
+    with spinning():
+        loop.run_until_complete(asyncio.wait_for(main(), 20))
 
 
 @needs_gil
