@@ -4,13 +4,15 @@ A sample is one server started afresh under 16 connections of our load generator
 below half a millisecond: a window without the neighbour, then one with it. `kept` is the second's
 throughput as a part of the first's, `neighbour` the part of a core that the thread got meanwhile.
 
-It computes on the client's core, which is idle while it does: who waits for the GIL then waits for
-nothing else. In the cases named one-core it shares the server's core, and the kernel lets it
-finish its time slice before whoever waited for the GIL may even ask for it. The client shares its core with the
-thread, so where it has as much to do as it can it waits for that core, up to a time slice of some 4 ms, however
-fast the server is. So each window is followed by one in which PACE messages a second are due and the client
-has a real-time priority: that takes a tenth of the core from the thread, and what is measured is the server. In the cases named
-interval pyloop shortens the interpreter's switch interval.
+It computes on the client's core: who waits for the GIL then waits for nothing else. In the cases
+named one-core it shares the server's core, and the kernel lets it finish its time slice before
+whoever waited for the GIL may even ask for it. In the cases named interval pyloop shortens the
+interpreter's switch interval.
+
+A client that has as much to do as it can waits for its core, up to a time slice of some 4 ms,
+however fast the server is. So each window is followed by a paced one: PACE messages a second are
+due, and the client has a real-time priority. That takes a tenth of the core from the thread, and
+what is measured is the server.
 """
 
 from __future__ import annotations
