@@ -1,7 +1,7 @@
 """Measures io_uring, epoll and what `auto` chooses, from 1 to 4096 connections.
 
 Cases are LOAD/CONNECTIONS: `http` is keep-alive requests to pyloop's server, the other loads are
-styles of the echo suite with 1 KiB. asyncio and uvloop take part in those where they are asked for.
+styles of the echo suite with 1 KiB. asyncio, uvloop and plain C take part where they are asked for.
 All servers of a round run side by side and take turns of some 20 ms: differences of a few per cent
 show even on a busy machine, and both sides of a ratio saw the same machine.
 """
@@ -24,7 +24,6 @@ from bench.common import (
     Server,
     chosen,
     free_port,
-    loop_problem,
     say,
 )
 from bench.echo import run as echo
@@ -33,7 +32,7 @@ from bench.http import servers
 
 BASELINE = "pyloop-epoll"
 VARIANTS = ("pyloop-epoll", "pyloop-io_uring", "pyloop-auto")
-OTHERS = ("asyncio", "uvloop")
+OTHERS = ("asyncio", "uvloop", *echo.FLOORS)
 """Only where `--variants` names them."""
 LOADS = ("http", *echo.STYLES)
 REFERENCE = ("protocol/1", "protocol/1024", "http/64")
@@ -143,7 +142,7 @@ def run(plan: Plan) -> list[Sample]:
     cases = plan.cases or (QUICK_CASES if plan.quick else CASES)
     for case in cases:
         parse(case)
-    names = chosen(plan, known_variants(plan, cases), BASELINE, loop_problem)
+    names = chosen(plan, known_variants(plan, cases), BASELINE, echo.problem)
     samples: list[Sample] = []
     for case in plan.each(cases):
         samples += alternate(plan, case, names)
