@@ -183,13 +183,14 @@ def test_the_loop_is_closed_before_the_thread_completes(new_loop, example, gate,
 
 
 @pytest.mark.parametrize("kind", list("roea"))
-def test_the_loop_is_closed_with_a_completion_on_its_way(new_loop, example, kind):
+def test_the_loop_is_closed_with_a_completion_on_its_way(new_loop, example, gate, kind):
     loop = new_loop()
 
     async def main():
-        return example.answer(kind, 1, -1, object())
+        return example.answer(kind, 1, gate[0], object())
 
     future, thread = loop.run_until_complete(main())
+    os.write(gate[1], b".")
     example.join(thread)
     loop.close()
     assert example.live() == 0
