@@ -364,6 +364,125 @@ fill(PyObject *module, PyObject *args)
     return future;
 }
 
+/* ---- native tasks that wait for coroutines ---- */
+
+struct question {
+    struct pyloop_port *port;
+    PyObject *function;  /* makes a coroutine out of a number */
+    PyObject *exception; /* NULL: none was raised */
+    int64_t left;
+    int64_t total;
+    int64_t result; /* of the last wait */
+};
+
+static PyObject *
+question_make(void *argument)
+{
+    struct question *question = argument;
+    return PyObject_CallFunction(question->function, "L", (long long)question->left);
+}
+
+static int64_t
+question_take(void *argument, PyObject *result, PyObject *exception)
+{
+    struct question *question = argument;
+    if (result == NULL) {
+        question->exception = Py_NewRef(exception);
+        return -EIO;
+    }
+    int64_t value = PyLong_AsLongLong(result);
+    return PyErr_Occurred() ? -EDOM : value;
+}
+
+static void question_ask(struct pyloop_task *task, void *state, int64_t result);
+
+static void
+question_answered(struct pyloop_task *task, void *state, int64_t result)
+{
+    struct question *question = state;
+    question->result = result;
+    if (result < 0) {
+        return;
+    }
+    question->total += result;
+    question->left--;
+    question_ask(task, state, 0);
+}
+
+static void
+question_ask(struct pyloop_task *task, void *state, int64_t result)
+{
+    struct question *question = state;
+    if (question->left > 0) {
+        pyloop_wait_coroutine(task, question->port, question_make, question_take, question,
+                              question_answered);
+    }
+}
+
+static PyObject *
+question_result(void *state)
+{
+    struct question *question = state;
+    return Py_BuildValue("LLO", (long long)question->total, (long long)question->result,
+                         question->exception != NULL ? question->exception : Py_None);
+}
+
+static void
+question_end(void *state)
+{
+    struct question *question = state;
+    Py_DECREF(question->function);
+    Py_XDECREF(question->exception);
+    pyloop_port_unref(question->port);
+    free(question);
+    live--;
+}
+
+static void
+port_end(PyObject *capsule)
+{
+    pyloop_port_unref(PyCapsule_GetPointer(capsule, "port"));
+}
+
+/* port(): that of the running loop. */
+static PyObject *
+port(PyObject *module, PyObject *unused)
+{
+    struct pyloop_port *running = pyloop_port_running();
+    return running != NULL ? PyCapsule_New(running, "port", port_end) : NULL;
+}
+
+/* ask(function, count, port): the future of a native task that waits for the coroutines
+ * function(count), ..., function(1), one after the other, until one fails, in the loop of the port:
+ * (sum of their results, last result of a wait, exception or None). */
+static PyObject *
+ask(PyObject *module, PyObject *args)
+{
+    PyObject *function, *capsule;
+    long long count;
+    if (!PyArg_ParseTuple(args, "OLO", &function, &count, &capsule)) {
+        return NULL;
+    }
+    struct pyloop_port *given = PyCapsule_GetPointer(capsule, "port");
+    if (given == NULL) {
+        return NULL;
+    }
+    struct question *question = calloc(1, sizeof(*question));
+    if (question == NULL) {
+        return PyErr_NoMemory();
+    }
+    live++;
+    pyloop_port_ref(given);
+    question->port = given;
+    question->function = Py_NewRef(function);
+    question->left = count;
+    PyObject *future = pyloop_task_start(question_ask, question, question_result, question_end);
+    if (future == NULL) {
+        question_end(question);
+    }
+    return future;
+}
+
 /* ---- tasks and timers without a future ---- */
 
 static void
@@ -463,6 +582,8 @@ static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS, NULL},
     {"add_up", add_up, METH_VARARGS, NULL},
     {"fill", fill, METH_VARARGS, NULL},
+    {"port", port, METH_NOARGS, NULL},
+    {"ask", ask, METH_VARARGS, NULL},
     {"later", later, METH_VARARGS, NULL},
     {"stop", stop, METH_O, NULL},
     {"block", block, METH_VARARGS, NULL},
