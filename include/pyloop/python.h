@@ -322,8 +322,9 @@ pyloop_lend(void *data, size_t size, int is_writable, void (*release)(void *owne
 
 /*
  * Starts a task of task.h on the runtime of the running loop: the loop's own workers in parallel
- * mode, else a worker thread beside the loop, which the first use starts. Its steps must not use
- * the Python API; pyloop_wait_coroutine() is for that.
+ * mode without a GIL, else a worker thread beside the loop (in parallel mode: beside each worker
+ * that needs one), which the first use starts. Its steps must not use the Python API, and run
+ * without the GIL; to use Python, they wait with pyloop_wait_coroutine().
  *
  * Cancelling the future cancels the task. loop.close() cancels it too and waits for its end.
  *

@@ -4,6 +4,7 @@
  */
 #include <pyloop/python.h>
 
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { HOLD_MS = 10000 };
 
 /* How many states, arguments and lent blocks exist; 0 when nothing has leaked. */
 static _Atomic int live;
@@ -296,6 +299,16 @@ fill_step(struct pyloop_task *task, void *state, int64_t result)
     pyloop_receive(task, sum->fd, sum->buffer.buf, (size_t)sum->buffer.len, fill_end);
 }
 
+/* A step that keeps its worker, as one that computes does, until a byte comes. */
+static void
+hold_step(struct pyloop_task *task, void *state, int64_t result)
+{
+    struct sum *sum = state;
+    struct pollfd until = {.fd = sum->fd, .events = POLLIN};
+    int ready = poll(&until, 1, HOLD_MS);
+    sum->result = ready > 0 ? ready : ready == 0 ? -ETIMEDOUT : -errno;
+}
+
 static PyObject *
 sum_make(void *state)
 {
@@ -358,6 +371,27 @@ fill(PyObject *module, PyObject *args)
         return NULL;
     }
     PyObject *future = pyloop_task_start(fill_step, sum, sum_make, sum_end);
+    if (future == NULL) {
+        sum_end(sum);
+    }
+    return future;
+}
+
+/* hold(fd): the future of 1, when the descriptor became readable while a step did not return. */
+static PyObject *
+hold(PyObject *module, PyObject *number)
+{
+    int fd = (int)PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    struct sum *sum = calloc(1, sizeof(*sum));
+    if (sum == NULL) {
+        return PyErr_NoMemory();
+    }
+    sum->fd = fd;
+    live++;
+    PyObject *future = pyloop_task_start(hold_step, sum, sum_make, sum_end);
     if (future == NULL) {
         sum_end(sum);
     }
@@ -582,6 +616,7 @@ static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS, NULL},
     {"add_up", add_up, METH_VARARGS, NULL},
     {"fill", fill, METH_VARARGS, NULL},
+    {"hold", hold, METH_O, NULL},
     {"port", port, METH_NOARGS, NULL},
     {"ask", ask, METH_VARARGS, NULL},
     {"later", later, METH_VARARGS, NULL},

@@ -342,6 +342,17 @@ def test_closing_the_loop_ends_native_tasks(new_loop, example):
     assert not any(future.done() for future in futures)
 
 
+def test_python_runs_while_a_native_step_does(run, example, gate):
+    async def main():
+        future = example.hold(gate[0])
+        for _ in range(100):
+            await asyncio.sleep(0)
+        os.write(gate[1], b".")
+        assert await asyncio.wait_for(future, TIMEOUT) == 1
+
+    run(main())
+
+
 def test_a_buffer_is_lent_to_a_native_task(run, example):
     async def main():
         ours, theirs = socket.socketpair()
@@ -646,6 +657,30 @@ def test_all_of_it_in_parallel_mode(backend, example):
     assert reports == []
 
 
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="without a GIL the lanes do native work")
+def test_python_runs_in_every_view_while_native_steps_do(backend, example, gate):
+    async def use():
+        future = example.hold(gate[0])
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return future, asyncio.get_running_loop()
+
+    async def finish_there(future):
+        return await asyncio.wait_for(future, TIMEOUT)
+
+    async def main():
+        here, view = await use()
+        there_too, other = await there(use())
+        assert view is not other
+        os.write(gate[1], b".")
+        assert await finish_there(here) == 1
+        assert await there(finish_there(there_too)) == 1
+
+    with parallel_runner(backend) as (runner, reports):
+        runner.run(main())
+    assert reports == []
+
+
 def test_native_tasks_wait_for_coroutines_in_parallel_mode(backend, example):
     async def main():
         await asyncio.gather(*[pyloop.spawn(ask_everything(example)) for _ in range(4)])
@@ -714,14 +749,15 @@ def test_closing_in_parallel_mode_ends_native_tasks(backend, example):
 @pytest.mark.parametrize("end", ["pass", "loop.close()", "sys.exit(3)", pytest.param(
     "os.fork() or os._exit(forked())", marks=pytest.mark.skipif(
         os.environ.get("PYLOOP_SANITIZED") == "1", reason="ASan bears no fork while another thread allocates"))])
-def test_the_interpreter_ends_with_work_on_its_way(backend, built, end):
+@pytest.mark.parametrize("parallel", [False, True], ids=["serial", "parallel"])
+def test_the_interpreter_ends_with_work_on_its_way(backend, built, end, parallel):
     program = f"""
         import asyncio, importlib.util, os, sys
         import pyloop
         spec = importlib.util.spec_from_file_location("pyloop_example", {str(built)!r})
         example = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(example)
-        loop = pyloop.Loop(backend={backend!r})
+        loop = pyloop.Loop(backend={backend!r}, parallel={parallel})
         gate = os.pipe()
 
         def forked():
@@ -737,6 +773,14 @@ def test_the_interpreter_ends_with_work_on_its_way(backend, built, end):
         async def main():
             kept = [example.answer("r", 1, gate[0]), example.add_up(3, 10**12), example.block(3, True)]
             example.run(lambda: asyncio.sleep(1000), lambda *_: None)
+            begun = asyncio.Event()
+
+            async def wait(number):
+                begun.set()
+                await asyncio.sleep(1000)
+
+            kept += [example.ask(wait, 1, example.port())]
+            await begun.wait()
             await example.add_up(100)
             return kept
 
