@@ -96,6 +96,30 @@ Test(api, bad_options)
     cr_assert_null(none);
 }
 
+/* Goal: a newer caller is served as long as it asks for nothing that this library does not know. */
+Test(api, structs_of_newer_callers)
+{
+    struct {
+        struct pyloop_runtime_options known;
+        uint64_t later;
+    } options = {.known = {.struct_size = sizeof(options), .workers = 1}};
+    struct pyloop_runtime *other = NULL;
+    cr_assert_eq(pyloop_runtime_start(&options.known, &other, NULL, 0), 0);
+    pyloop_runtime_stop(other);
+    cr_assert_eq(pyloop_runtime_join(other), 0);
+    options.later = 1;
+    cr_assert_eq(pyloop_runtime_start(&options.known, &other, NULL, 0), -EINVAL);
+
+    struct {
+        struct pyloop_worker_stats known;
+        uint64_t later;
+    } stats = {.later = 1};
+    cr_assert_eq(pyloop_runtime_get_stats(runtime, 0, &stats.known, sizeof(stats)), 0);
+    cr_assert_eq(stats.later, 0);
+    size_t small = sizeof(stats.known) - 1;
+    cr_assert_eq(pyloop_runtime_get_stats(runtime, 0, &stats.known, small), -EINVAL);
+}
+
 /* Goal: counters can be read of each worker and of no other. */
 Test(api, stats)
 {
@@ -562,6 +586,9 @@ Test(api, connect_and_bad_server)
     struct pyloop_server *none;
     cr_assert_eq(pyloop_tcp_serve(runtime, &options, &none), -EINVAL);
     options.host = NULL;
+    options.struct_size = sizeof(options) - 1;
+    cr_assert_eq(pyloop_tcp_serve(runtime, &options, &none), -EINVAL);
+    options.struct_size = sizeof(options);
     options.first = NULL;
     cr_assert_eq(pyloop_tcp_serve(runtime, &options, &none), -EINVAL);
     pyloop_server_close(server);
