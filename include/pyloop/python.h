@@ -378,8 +378,9 @@ pyloop_wait_coroutine(struct pyloop_task *task, struct pyloop_port *port, pyloop
  * of which Python hears nothing. loop.close() cancels and ends them.
  *
  * Thread:  attached, and a pyloop loop runs in it.
- * Owns:    the loop's; valid until it is closed, in steps of its tasks always.
- * Returns: NULL with RuntimeError, MemoryError or OSError.
+ * Owns:    the loop's; valid until it is closed, in steps of its tasks always. In parallel mode
+ * with a GIL each worker of the loop has another one. Returns: NULL with RuntimeError, MemoryError
+ * or OSError.
  */
 static inline struct pyloop_runtime *
 pyloop_runtime_running(void)

@@ -500,6 +500,7 @@ def test_cancellations_at_any_moment(run, example):
     run(asyncio.wait_for(main(), TIMEOUT))
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # closed before its first step
 @pytest.mark.parametrize("turns", [0, 1, 20])
 def test_the_loop_is_closed_while_native_tasks_wait_for_coroutines(new_loop, example, turns):
     async def main():
@@ -710,6 +711,7 @@ def test_native_tasks_wait_for_coroutines_in_parallel_mode(backend, example):
     assert reports == []
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # closed before its first step
 @pytest.mark.parametrize("turns", [0, 1, 20])
 def test_closing_in_parallel_mode_ends_waits_for_coroutines(backend, example, turns):
     sleeper = Sleeper()
