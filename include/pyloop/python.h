@@ -45,6 +45,10 @@ typedef void pyloop_drop(void *argument);
  * was cancelled (an asyncio.CancelledError); both are NULL if its loop was closed before it ended.
  * Called once, attached. */
 typedef void pyloop_coroutine_done(void *argument, PyObject *result, PyObject *exception);
+/* The same for pyloop_wait_coroutine(): makes the `result` of the wait out of how the coroutine
+ * ended, 0 or a positive value, or -errno. `result` is NULL if it raised `exception`. Attached, in
+ * the loop's thread; what it raises is written to sys.unraisablehook. */
+typedef int64_t pyloop_take(void *argument, PyObject *result, PyObject *exception);
 
 /* What the capsule holds; constant, and valid as long as the process. `core` is what
  * pyloop_py_import() finds. Use the functions below. */
@@ -103,6 +107,9 @@ struct pyloop_py_api {
                        void (*fire)(void *argument), void *argument,
                        struct pyloop_timer **ret_timer);
     void (*timer_stop)(struct pyloop_timer *timer);
+
+    void (*wait_coroutine)(struct pyloop_task *task, struct pyloop_port *port, pyloop_make *make,
+                           pyloop_take *take, void *argument, pyloop_step *next);
 };
 
 #ifndef PYLOOP_PY_IS_CORE /* pyloop itself, where these are functions */
@@ -315,8 +322,9 @@ pyloop_lend(void *data, size_t size, int is_writable, void (*release)(void *owne
 
 /*
  * Starts a task of task.h on the runtime of the running loop: the loop's own workers in parallel
- * mode, else a worker thread beside the loop, which the first use starts. Its steps must not use
- * the Python API.
+ * mode without a GIL, else a worker thread beside the loop (in parallel mode: beside each worker
+ * that needs one), which the first use starts. Its steps must not use the Python API, and run
+ * without the GIL; to use Python, they wait with pyloop_wait_coroutine().
  *
  * Cancelling the future cancels the task. loop.close() cancels it too and waits for its end.
  *
@@ -337,12 +345,42 @@ pyloop_task_start(pyloop_step *first, void *state, PyObject *(*make_result)(void
 }
 
 /*
+ * A wait of task.h: for the coroutine that make(argument) returns, run as a task of the loop
+ * (loop.create_task()). pyloop_port_running(), called when the native task is started, gives the
+ * port.
+ *
+ *     the loop's thread, attached      make(argument) ... take(argument, result, exception)
+ *     the task's worker             step                                                    next
+ *
+ * result: what `take` returns. -ECANCELED without a call of `take`: the task was cancelled, or the
+ * loop was closed before the coroutine ended. -ENOMEM: nothing was called.
+ *
+ * A cancellation of the task ends the wait at once and cancels the coroutine, whose end nobody
+ * waits for; only a `make` or `take` that runs at the time is waited for. A coroutine that is
+ * cancelled by others is an outcome: `take` gets the asyncio.CancelledError.
+ *
+ * Thread:  in a step of the task, attached or not. Any loop's port does.
+ * Owns:    `argument` is lent until the next step, as is usual for waits: it may be the state of
+ * the task, for neither call runs at the same time as a step. `make` is called at most once, `take`
+ * at most once after it, and also with what `make` raised. Both objects are borrowed: a `take` that
+ * keeps one takes a reference, which is to be given back attached; the make_result() and on_end()
+ * of pyloop_task_start() are. The port may be given back as soon as this returns.
+ */
+static inline void
+pyloop_wait_coroutine(struct pyloop_task *task, struct pyloop_port *port, pyloop_make *make,
+                      pyloop_take *take, void *argument, pyloop_step *next)
+{
+    pyloop_py->wait_coroutine(task, port, make, take, argument, next);
+}
+
+/*
  * The runtime of the running loop, for pyloop_spawn() and pyloop_timer_start(): tasks and timers
  * of which Python hears nothing. loop.close() cancels and ends them.
  *
  * Thread:  attached, and a pyloop loop runs in it.
- * Owns:    the loop's; valid until it is closed, in steps of its tasks always.
- * Returns: NULL with RuntimeError, MemoryError or OSError.
+ * Owns:    the loop's; valid until it is closed, in steps of its tasks always. In parallel mode
+ * with a GIL each worker of the loop has another one. Returns: NULL with RuntimeError, MemoryError
+ * or OSError.
  */
 static inline struct pyloop_runtime *
 pyloop_runtime_running(void)

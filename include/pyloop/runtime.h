@@ -4,6 +4,11 @@
  * Conventions of all headers of pyloop: functions return 0 or a positive value, or a negative
  * errno; they write outputs only on success; "any thread" says that a call is safe everywhere but
  * in a signal handler. Times are nanoseconds of CLOCK_MONOTONIC.
+ *
+ * Structs grow at their end from version to version, and their size tells which one the caller
+ * knows. What an older caller does not know has its default. A newer caller may leave what this
+ * library does not know zero; anything else in there gives -EINVAL, as does a size below that of
+ * version 0.1.
  */
 #ifndef PYLOOP_RUNTIME_H
 #define PYLOOP_RUNTIME_H
@@ -76,8 +81,9 @@ struct pyloop_worker_stats {
     uint64_t wakes_suppressed; /* wake-ups that needed none */
 };
 
-/* A snapshot, not of one moment. `stats_size` is sizeof(*ret_stats). Any thread. 0; -EINVAL without
- * such a worker. */
+/* A snapshot, not of one moment. `stats_size` is sizeof(*ret_stats); counters that this library
+ * does not know are 0. Any thread. 0; -EINVAL without such a worker, or for a size below that of
+ * version 0.1. */
 PYLOOP_CHECKED int pyloop_runtime_get_stats(const struct pyloop_runtime *runtime, uint32_t worker,
                                             struct pyloop_worker_stats *ret_stats,
                                             size_t stats_size);

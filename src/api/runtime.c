@@ -4,9 +4,15 @@
 #include "api/api.h"
 
 #include "base/alloc.h"
+#include "base/versioned.h"
 
 #include <errno.h>
-#include <string.h>
+
+/* Of version 0.1; constant. */
+enum {
+    OPTIONS_SIZE_FIRST = PYL_SIZE_UP_TO(struct pyloop_runtime_options, backend),
+    STATS_SIZE_FIRST = PYL_SIZE_UP_TO(struct pyloop_worker_stats, wakes_suppressed),
+};
 
 static int
 read_options(const struct pyloop_runtime_options *given, struct pyl_runtime_options *ret_options)
@@ -15,13 +21,16 @@ read_options(const struct pyloop_runtime_options *given, struct pyl_runtime_opti
     if (given == NULL) {
         return 0;
     }
-    if (given->struct_size < sizeof(*given)) {
-        return -EINVAL;
+    struct pyloop_runtime_options options;
+    int rc = pyl_versioned_read(&options, sizeof(options), OPTIONS_SIZE_FIRST, given,
+                                given->struct_size);
+    if (rc < 0) {
+        return rc;
     }
-    ret_options->workers = given->workers;
-    ret_options->steal_delay_ns = given->steal_delay_ns;
-    ret_options->blocking.threads_max = given->blocking_threads;
-    ret_options->reactor.backend = given->backend;
+    ret_options->workers = options.workers;
+    ret_options->steal_delay_ns = options.steal_delay_ns;
+    ret_options->blocking.threads_max = options.blocking_threads;
+    ret_options->reactor.backend = options.backend;
     return 0;
 }
 
@@ -76,12 +85,11 @@ int
 pyloop_runtime_get_stats(const struct pyloop_runtime *runtime, uint32_t worker,
                          struct pyloop_worker_stats *ret_stats, size_t stats_size)
 {
-    if (worker >= runtime->base.lane_count || stats_size < sizeof(*ret_stats)) {
+    if (worker >= runtime->base.lane_count) {
         return -EINVAL;
     }
     const struct pyl_lane *lane = &runtime->base.lanes[worker];
-    memset(ret_stats, 0, stats_size);
-    *ret_stats = (struct pyloop_worker_stats){
+    struct pyloop_worker_stats stats = {
         .turns = pyl_counter_read(&lane->worker.stats.turns),
         .events = pyl_counter_read(&lane->worker.reactor.stats.events),
         .activations = pyl_counter_read(&lane->stats.activations),
@@ -92,7 +100,7 @@ pyloop_runtime_get_stats(const struct pyloop_runtime *runtime, uint32_t worker,
         .wakes_written = pyl_counter_read(&lane->worker.stats.wakes_written),
         .wakes_suppressed = pyl_counter_read(&lane->worker.stats.wakes_suppressed),
     };
-    return 0;
+    return pyl_versioned_write(ret_stats, stats_size, STATS_SIZE_FIRST, &stats, sizeof(stats));
 }
 
 const char *

@@ -5,12 +5,16 @@
 #include "api/api.h"
 
 #include "base/alloc.h"
+#include "base/versioned.h"
 #include "io/listener.h"
 
 #include <errno.h>
 #include <unistd.h>
 
-enum { BACKLOG_DEFAULT = 1024 };
+enum {
+    BACKLOG_DEFAULT = 1024,
+    OPTIONS_SIZE_FIRST = PYL_SIZE_UP_TO(struct pyloop_server_options, user), /* of version 0.1 */
+};
 
 struct pyloop_server {
     struct pyl_task base;
@@ -126,29 +130,31 @@ listen_on(const struct pyloop_server_options *options, uint16_t *ret_port)
 }
 
 int
-pyloop_tcp_serve(struct pyloop_runtime *runtime, const struct pyloop_server_options *options,
+pyloop_tcp_serve(struct pyloop_runtime *runtime, const struct pyloop_server_options *given,
                  struct pyloop_server **ret_server)
 {
-    if (options->struct_size < sizeof(*options) || options->open == NULL ||
-        options->first == NULL) {
+    struct pyloop_server_options options;
+    int rc = pyl_versioned_read(&options, sizeof(options), OPTIONS_SIZE_FIRST, given,
+                                given->struct_size);
+    if (rc < 0 || options.open == NULL || options.first == NULL) {
         return -EINVAL;
     }
     struct pyloop_server *server = pyl_alloc_zero(sizeof(*server));
     if (server == NULL) {
         return -ENOMEM;
     }
-    int fd = listen_on(options, &server->port);
+    int fd = listen_on(&options, &server->port);
     if (fd < 0) {
         pyl_free(server);
         return fd;
     }
     pyl_task_init(&server->base, release_server);
     server->runtime = runtime;
-    server->options = *options;
+    server->options = options;
     server->options.host = NULL;
     server->fd = fd;
     pyl_task_ref(&server->base); /* the caller's */
-    int rc = pyl_task_spawn(&runtime->base, &server->base, accept_next);
+    rc = pyl_task_spawn(&runtime->base, &server->base, accept_next);
     if (rc < 0) {
         (void)close(fd);
         pyl_free(server);

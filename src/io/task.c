@@ -77,6 +77,9 @@ cancel_wait(struct pyl_task *task)
     case PYL_TASK_MESSAGE:
         pyl_task_complete(task, -ECANCELED);
         break;
+    case PYL_TASK_OUTSIDE:
+        task->waiting.outside.cancel(task);
+        break;
     }
 }
 

@@ -44,6 +44,7 @@ enum pyl_task_wait {
     PYL_TASK_CONNECT,
     PYL_TASK_WORK,
     PYL_TASK_MESSAGE,
+    PYL_TASK_OUTSIDE,
 };
 
 /* The wait that is active, by pyl_task.wait. */
@@ -72,6 +73,12 @@ union pyl_task_waiting {
         bool is_write;
         pid_t pid;
     } call;
+    struct {
+        struct pyl_job job;
+        void (*cancel)(struct pyl_task *task);
+        void *user;
+        int64_t result;
+    } outside;
 };
 
 struct pyl_task {
@@ -161,6 +168,23 @@ void pyl_task_post(struct pyl_task *task, struct pyl_message *message);
 void pyl_task_wait_message(struct pyl_task *task, pyl_task_fn *next);
 /* The oldest message, now the caller's, or NULL. In a step. */
 struct pyl_message *pyl_task_take_message(struct pyl_task *task);
+
+/*
+ * Waits for something outside the runtime, which ends the wait once: by pyl_task_end_wait(), or by
+ * pyl_task_complete() if it is on the task's worker.
+ *
+ * Calls:   cancel(task), on the task's worker, if the task is cancelled while it waits. It may end
+ *          the wait; or else whoever was about to end it still does.
+ * Owns:    `user` is the caller's; it is in waiting.outside.user until the next wait begins.
+ * Returns: false if the task is cancelled already: then the next step is on its way, and `user` was
+ *          not kept.
+ */
+PYL_NODISCARD bool pyl_task_wait_outside(struct pyl_task *task,
+                                         void (*cancel)(struct pyl_task *task), void *user,
+                                         pyl_task_fn *next);
+/* result: this. Any thread, while the task waits; neither the task nor its runtime may end before
+ * this has returned. */
+void pyl_task_end_wait(struct pyl_task *task, int64_t result);
 
 /* ---- for the files of the task ---- */
 

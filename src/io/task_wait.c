@@ -1,5 +1,6 @@
 /*
- * task_wait.c - what a task waits for besides sockets: time, processes, blocking calls, files.
+ * task_wait.c - what a task waits for besides sockets: time, processes, blocking calls, files, and
+ * what is outside the runtime.
  * Tested by tests/unit/io/test_task.c.
  */
 #include "io/pidfd.h"
@@ -183,4 +184,33 @@ pyl_task_wait_process(struct pyl_task *task, pid_t pid, pyl_task_fn *next)
         op->on_complete = on_process_ended;
         pyl_reactor_submit(&pyl_task_worker(task)->reactor, op);
     }
+}
+
+/* ---- outside the runtime ---- */
+
+static void
+run_outside(struct pyl_job *job)
+{
+    struct pyl_task *task = PYL_CONTAINER_OF(job, struct pyl_task, waiting.outside.job);
+    pyl_task_complete(task, task->waiting.outside.result);
+}
+
+bool
+pyl_task_wait_outside(struct pyl_task *task, void (*cancel)(struct pyl_task *task), void *user,
+                      pyl_task_fn *next)
+{
+    if (!pyl_task_begin(task, PYL_TASK_OUTSIDE, next)) {
+        return false;
+    }
+    task->waiting.outside.job.run = run_outside;
+    task->waiting.outside.cancel = cancel;
+    task->waiting.outside.user = user;
+    return true;
+}
+
+void
+pyl_task_end_wait(struct pyl_task *task, int64_t result)
+{
+    task->waiting.outside.result = result;
+    pyl_strand_post(&task->strand, &task->waiting.outside.job);
 }

@@ -1,6 +1,7 @@
 /*
  * capsule.c - pyloop._core._C_API: the table behind pyloop/python.h.
  */
+#include "python/coroutine_wait.h"
 #include "python/native_task.h"
 #include "python/outside.h"
 #include "python/promise.h"
@@ -46,6 +47,8 @@ static const struct pyloop_py_api api = {
     .take_message = pyloop_take_message,
     .timer_start = pyloop_timer_start,
     .timer_stop = pyloop_timer_stop,
+
+    .wait_coroutine = pyl_wait_coroutine,
 };
 
 int

@@ -1,10 +1,11 @@
 /*
- * native_task.c - a task of io/task.h with a future: on the lanes in parallel mode, beside the loop
- * in serial mode.
+ * native_task.c - a task of io/task.h with a future: on the lanes in parallel mode without a GIL,
+ * else beside the loop.
  *
- * The companion of a serial loop is a runtime with one worker that has no thread state and so never
- * waits for the GIL. References to a task: the runtime's until its last step, and the port's, which
- * is given back when the end was delivered to the loop.
+ * The companion of a loop, or of each view in parallel mode with a GIL, is a runtime with one
+ * worker that has no thread state: it never waits for the GIL, and no step of a task keeps it. Made
+ * and closed by the thread of its loop or view. References to a task: the runtime's until its last
+ * step, and the port's, which is given back when the end was delivered to the loop.
  */
 #include "python/native_task.h"
 
@@ -58,10 +59,12 @@ companion_of(struct pyl_loop *loop)
     return runtime;
 }
 
+/* A lane is attached during the whole of its turn: with a GIL it would keep that from Python. */
 static struct pyloop_runtime *
 runtime_of(struct pyl_loop *loop)
 {
-    struct pyl_runtime *runtime = loop->views != NULL ? &loop->views->runtime : companion_of(loop);
+    bool is_on_lanes = PYL_FREE_THREADED && loop->views != NULL;
+    struct pyl_runtime *runtime = is_on_lanes ? &loop->views->runtime : companion_of(loop);
     return runtime != NULL ? PYL_CONTAINER_OF(runtime, struct pyloop_runtime, base) : NULL;
 }
 
@@ -89,8 +92,9 @@ pyl_companion_close(struct pyl_loop *loop)
     Py_BEGIN_ALLOW_THREADS;
     pyl_runtime_stop(runtime);
     rc = pyl_runtime_join(runtime);
-    pyl_runtime_fini(runtime);
     Py_END_ALLOW_THREADS;
+    /* With the GIL: another view's thread may have been waking the worker in on_cancelled(). */
+    pyl_runtime_fini(runtime);
     pyl_free(runtime);
     if (rc < 0) {
         pyl_raise_errno(rc);
@@ -178,8 +182,8 @@ on_closed(struct pyl_port_item *item)
     unhook(item->object);
 }
 
-/* After the last step, on the task's worker. The loop can be closed only in parallel mode, while
- * its lanes end; and they are attached. */
+/* After the last step, on the task's worker. The loop can be closed only if that is a lane, while
+ * the lanes end; and they are attached. */
 static void
 on_ended(struct pyl_task *base)
 {

@@ -65,23 +65,16 @@ pyl_outside_call(struct pyloop_port *port, void (*function)(void *argument), pyl
 
 /* ---- coroutines ---- */
 
-struct coroutine {
-    struct pyl_port_item item; /* object: the task */
-    pyloop_make *make;
-    pyloop_coroutine_done *done; /* NULL: it was called */
-    void *argument;
-};
-
 static void
-coroutine_free(struct coroutine *coroutine)
+coroutine_release(struct pyl_coroutine *coroutine)
 {
     pyl_port_unref(coroutine->item.port);
-    pyl_free(coroutine);
+    coroutine->release(coroutine);
 }
 
 /* Calls `done`, unless that happened. The current exception is kept apart from it. */
 static void
-tell(struct coroutine *coroutine, PyObject *result, PyObject *exception)
+tell(struct pyl_coroutine *coroutine, PyObject *result, PyObject *exception)
 {
     pyloop_coroutine_done *done = coroutine->done;
     if (done == NULL) {
@@ -95,7 +88,7 @@ tell(struct coroutine *coroutine, PyObject *result, PyObject *exception)
 }
 
 static void
-tell_raised(struct coroutine *coroutine)
+tell_raised(struct pyl_coroutine *coroutine)
 {
     PyObject *exception = PyErr_GetRaisedException();
     tell(coroutine, NULL, exception);
@@ -105,14 +98,14 @@ tell_raised(struct coroutine *coroutine)
 static void
 on_closed(struct pyl_port_item *item)
 {
-    tell(PYL_CONTAINER_OF(item, struct coroutine, item), NULL, NULL);
+    tell(PYL_CONTAINER_OF(item, struct pyl_coroutine, item), NULL, NULL);
 }
 
 /* The task's done callback. */
 static PyObject *
 on_task_done(PyObject *capsule, PyObject *task)
 {
-    struct coroutine *coroutine = PyCapsule_GetPointer(capsule, NULL);
+    struct pyl_coroutine *coroutine = PyCapsule_GetPointer(capsule, NULL);
     if (coroutine == NULL) {
         return NULL;
     }
@@ -133,12 +126,12 @@ static PyMethodDef on_task_done_def = {"_native_done", on_task_done, METH_O, NUL
 static void
 capsule_free(PyObject *capsule)
 {
-    coroutine_free(PyCapsule_GetPointer(capsule, NULL));
+    coroutine_release(PyCapsule_GetPointer(capsule, NULL));
 }
 
 /* The callback owns the coroutine from now on. New reference; NULL, and it is the caller's. */
 static PyObject *
-callback_new(struct coroutine *coroutine)
+callback_new(struct pyl_coroutine *coroutine)
 {
     PyObject *capsule = PyCapsule_New(coroutine, NULL, NULL);
     PyObject *callback = capsule != NULL ? PyCFunction_New(&on_task_done_def, capsule) : NULL;
@@ -151,7 +144,7 @@ callback_new(struct coroutine *coroutine)
 
 /* The task, new reference, or NULL with an exception. */
 static PyObject *
-task_new(struct coroutine *coroutine, struct pyl_loop *loop)
+task_new(struct pyl_coroutine *coroutine, struct pyl_loop *loop)
 {
     PyObject *object = coroutine->make(coroutine->argument);
     if (object == NULL) {
@@ -168,16 +161,16 @@ task_new(struct coroutine *coroutine, struct pyl_loop *loop)
 static void
 coroutine_run(struct pyl_port_item *item, struct pyl_loop *loop)
 {
-    struct coroutine *coroutine = PYL_CONTAINER_OF(item, struct coroutine, item);
+    struct pyl_coroutine *coroutine = PYL_CONTAINER_OF(item, struct pyl_coroutine, item);
     if (loop == NULL) {
         tell(coroutine, NULL, NULL);
-        coroutine_free(coroutine);
+        coroutine_release(coroutine);
         return;
     }
     PyObject *callback = callback_new(coroutine);
     if (callback == NULL) {
         tell_raised(coroutine);
-        coroutine_free(coroutine);
+        coroutine_release(coroutine);
         return;
     }
     PyObject *task = task_new(coroutine, loop);
@@ -194,22 +187,39 @@ coroutine_run(struct pyl_port_item *item, struct pyl_loop *loop)
 }
 
 int
-pyl_outside_coroutine(struct pyloop_port *port, pyloop_make *make, pyloop_coroutine_done *done,
-                      void *argument)
+pyl_coroutine_start(struct pyl_coroutine *coroutine, struct pyloop_port *port)
 {
-    struct coroutine *coroutine = pyl_alloc_zero(sizeof(*coroutine));
-    if (coroutine == NULL) {
-        return -ENOMEM;
-    }
     pyl_port_item_init(&coroutine->item, port);
     coroutine->item.run = coroutine_run;
     coroutine->item.on_closed = on_closed;
+    int rc = pyl_port_post(&coroutine->item);
+    if (rc < 0) {
+        pyl_port_unref(port);
+    }
+    return rc;
+}
+
+static void
+coroutine_free(struct pyl_coroutine *coroutine)
+{
+    pyl_free(coroutine);
+}
+
+int
+pyl_outside_coroutine(struct pyloop_port *port, pyloop_make *make, pyloop_coroutine_done *done,
+                      void *argument)
+{
+    struct pyl_coroutine *coroutine = pyl_alloc_zero(sizeof(*coroutine));
+    if (coroutine == NULL) {
+        return -ENOMEM;
+    }
     coroutine->make = make;
     coroutine->done = done;
     coroutine->argument = argument;
-    int rc = pyl_port_post(&coroutine->item);
+    coroutine->release = coroutine_free;
+    int rc = pyl_coroutine_start(coroutine, port);
     if (rc < 0) {
-        coroutine_free(coroutine);
+        pyl_free(coroutine);
     }
     return rc;
 }

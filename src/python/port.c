@@ -16,6 +16,7 @@ struct pyloop_port {
     pthread_mutex_t lock;
     struct pyl_loop *loop; /* guarded by lock; NULL: closed. Its own thread reads without */
     struct pyl_list items; /* of pyl_port_item.held; loop's thread */
+    bool is_abandoned;     /* set in the child of a fork, which has one thread then */
 };
 
 /* ---- life ---- */
@@ -227,7 +228,14 @@ pyl_port_abandon(struct pyl_loop *loop)
     if (loop->port != NULL) {
         pthread_mutex_init(&loop->port->lock, NULL);
         loop->port->loop = NULL;
+        loop->port->is_abandoned = true;
     }
+}
+
+bool
+pyl_port_is_abandoned(const struct pyloop_port *port)
+{
+    return port->is_abandoned;
 }
 
 int

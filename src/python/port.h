@@ -67,6 +67,8 @@ bool pyl_port_drop_job(struct pyl_job *job);
 void pyl_port_close(struct pyl_loop *loop);
 /* In the child of a fork: the lock may be anybody's. pyl_port_close() is still to come. */
 void pyl_port_abandon(struct pyl_loop *loop);
+/* This process is a child of the one that made the port. Any thread. */
+bool pyl_port_is_abandoned(const struct pyloop_port *port);
 /* For the loop's tp_traverse. */
 int pyl_port_traverse(struct pyl_loop *loop, visitproc visit, void *arg);
 

@@ -4,6 +4,7 @@
  */
 #include <pyloop/python.h>
 
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { HOLD_MS = 10000 };
 
 /* How many states, arguments and lent blocks exist; 0 when nothing has leaked. */
 static _Atomic int live;
@@ -296,6 +299,16 @@ fill_step(struct pyloop_task *task, void *state, int64_t result)
     pyloop_receive(task, sum->fd, sum->buffer.buf, (size_t)sum->buffer.len, fill_end);
 }
 
+/* A step that keeps its worker, as one that computes does, until a byte comes. */
+static void
+hold_step(struct pyloop_task *task, void *state, int64_t result)
+{
+    struct sum *sum = state;
+    struct pollfd until = {.fd = sum->fd, .events = POLLIN};
+    int ready = poll(&until, 1, HOLD_MS);
+    sum->result = ready > 0 ? ready : ready == 0 ? -ETIMEDOUT : -errno;
+}
+
 static PyObject *
 sum_make(void *state)
 {
@@ -360,6 +373,146 @@ fill(PyObject *module, PyObject *args)
     PyObject *future = pyloop_task_start(fill_step, sum, sum_make, sum_end);
     if (future == NULL) {
         sum_end(sum);
+    }
+    return future;
+}
+
+/* hold(fd): the future of 1, when the descriptor became readable while a step did not return. */
+static PyObject *
+hold(PyObject *module, PyObject *number)
+{
+    int fd = (int)PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    struct sum *sum = calloc(1, sizeof(*sum));
+    if (sum == NULL) {
+        return PyErr_NoMemory();
+    }
+    sum->fd = fd;
+    live++;
+    PyObject *future = pyloop_task_start(hold_step, sum, sum_make, sum_end);
+    if (future == NULL) {
+        sum_end(sum);
+    }
+    return future;
+}
+
+/* ---- native tasks that wait for coroutines ---- */
+
+struct question {
+    struct pyloop_port *port;
+    PyObject *function;  /* makes a coroutine out of a number */
+    PyObject *exception; /* NULL: none was raised */
+    int64_t left;
+    int64_t total;
+    int64_t result; /* of the last wait */
+};
+
+static PyObject *
+question_make(void *argument)
+{
+    struct question *question = argument;
+    return PyObject_CallFunction(question->function, "L", (long long)question->left);
+}
+
+static int64_t
+question_take(void *argument, PyObject *result, PyObject *exception)
+{
+    struct question *question = argument;
+    if (result == NULL) {
+        question->exception = Py_NewRef(exception);
+        return -EIO;
+    }
+    int64_t value = PyLong_AsLongLong(result);
+    return PyErr_Occurred() ? -EDOM : value;
+}
+
+static void question_ask(struct pyloop_task *task, void *state, int64_t result);
+
+static void
+question_answered(struct pyloop_task *task, void *state, int64_t result)
+{
+    struct question *question = state;
+    question->result = result;
+    if (result < 0) {
+        return;
+    }
+    question->total += result;
+    question->left--;
+    question_ask(task, state, 0);
+}
+
+static void
+question_ask(struct pyloop_task *task, void *state, int64_t result)
+{
+    struct question *question = state;
+    if (question->left > 0) {
+        pyloop_wait_coroutine(task, question->port, question_make, question_take, question,
+                              question_answered);
+    }
+}
+
+static PyObject *
+question_result(void *state)
+{
+    struct question *question = state;
+    return Py_BuildValue("LLO", (long long)question->total, (long long)question->result,
+                         question->exception != NULL ? question->exception : Py_None);
+}
+
+static void
+question_end(void *state)
+{
+    struct question *question = state;
+    Py_DECREF(question->function);
+    Py_XDECREF(question->exception);
+    pyloop_port_unref(question->port);
+    free(question);
+    live--;
+}
+
+static void
+port_end(PyObject *capsule)
+{
+    pyloop_port_unref(PyCapsule_GetPointer(capsule, "port"));
+}
+
+/* port(): that of the running loop. */
+static PyObject *
+port(PyObject *module, PyObject *unused)
+{
+    struct pyloop_port *running = pyloop_port_running();
+    return running != NULL ? PyCapsule_New(running, "port", port_end) : NULL;
+}
+
+/* ask(function, count, port): the future of a native task that waits for the coroutines
+ * function(count), ..., function(1), one after the other, until one fails, in the loop of the port:
+ * (sum of their results, last result of a wait, exception or None). */
+static PyObject *
+ask(PyObject *module, PyObject *args)
+{
+    PyObject *function, *capsule;
+    long long count;
+    if (!PyArg_ParseTuple(args, "OLO", &function, &count, &capsule)) {
+        return NULL;
+    }
+    struct pyloop_port *given = PyCapsule_GetPointer(capsule, "port");
+    if (given == NULL) {
+        return NULL;
+    }
+    struct question *question = calloc(1, sizeof(*question));
+    if (question == NULL) {
+        return PyErr_NoMemory();
+    }
+    live++;
+    pyloop_port_ref(given);
+    question->port = given;
+    question->function = Py_NewRef(function);
+    question->left = count;
+    PyObject *future = pyloop_task_start(question_ask, question, question_result, question_end);
+    if (future == NULL) {
+        question_end(question);
     }
     return future;
 }
@@ -463,6 +616,9 @@ static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS, NULL},
     {"add_up", add_up, METH_VARARGS, NULL},
     {"fill", fill, METH_VARARGS, NULL},
+    {"hold", hold, METH_O, NULL},
+    {"port", port, METH_NOARGS, NULL},
+    {"ask", ask, METH_VARARGS, NULL},
     {"later", later, METH_VARARGS, NULL},
     {"stop", stop, METH_O, NULL},
     {"block", block, METH_VARARGS, NULL},

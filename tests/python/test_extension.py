@@ -17,7 +17,7 @@ import textwrap
 import pytest
 
 import pyloop
-from parallel_kit import parallel_runner
+from parallel_kit import parallel_runner, there
 
 SOURCE = pathlib.Path(__file__).parent.parent / "extension" / "example.c"
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
@@ -183,13 +183,14 @@ def test_the_loop_is_closed_before_the_thread_completes(new_loop, example, gate,
 
 
 @pytest.mark.parametrize("kind", list("roea"))
-def test_the_loop_is_closed_with_a_completion_on_its_way(new_loop, example, kind):
+def test_the_loop_is_closed_with_a_completion_on_its_way(new_loop, example, gate, kind):
     loop = new_loop()
 
     async def main():
-        return example.answer(kind, 1, -1, object())
+        return example.answer(kind, 1, gate[0], object())
 
     future, thread = loop.run_until_complete(main())
+    os.write(gate[1], b".")
     example.join(thread)
     loop.close()
     assert example.live() == 0
@@ -341,6 +342,17 @@ def test_closing_the_loop_ends_native_tasks(new_loop, example):
     assert not any(future.done() for future in futures)
 
 
+def test_python_runs_while_a_native_step_does(run, example, gate):
+    async def main():
+        future = example.hold(gate[0])
+        for _ in range(100):
+            await asyncio.sleep(0)
+        os.write(gate[1], b".")
+        assert await asyncio.wait_for(future, TIMEOUT) == 1
+
+    run(main())
+
+
 def test_a_buffer_is_lent_to_a_native_task(run, example):
     async def main():
         ours, theirs = socket.socketpair()
@@ -364,6 +376,218 @@ def test_a_buffer_is_lent_to_a_native_task(run, example):
                 example.fill(ours.fileno(), b"read-only")
 
     run(main())
+
+
+# ---- native tasks that wait for coroutines
+
+
+async def double(number):
+    await asyncio.sleep(0)
+    return number * 2
+
+
+async def fail(number):
+    await asyncio.sleep(0)
+    raise KeyError("gone")
+
+
+async def end_itself(number):
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def ask(example, function, count=1):
+    return await asyncio.wait_for(example.ask(function, count, example.port()), TIMEOUT)
+
+
+async def ask_everything(example):
+    assert await ask(example, double, 0) == (0, 0, None)
+    assert await ask(example, double, 3) == (12, 2, None)
+    for function, kind in ((fail, KeyError), (end_itself, asyncio.CancelledError),
+                           (lambda number: 1 / 0, ZeroDivisionError), (lambda number: number, TypeError)):
+        total, result, exception = await ask(example, function, 2)
+        assert (total, result, type(exception)) == (0, -errno.EIO, kind)
+    answers = await asyncio.gather(*[ask(example, double, count) for count in range(20)])
+    assert [total for total, _, _ in answers] == [count * (count + 1) for count in range(20)]
+
+
+def test_a_native_task_waits_for_coroutines(run, example):
+    run(ask_everything(example))
+
+
+def test_what_takes_the_outcome_may_fail(run, example, monkeypatch):
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(args.exc_type))
+
+    async def text(number):
+        return "text"
+
+    async def main():
+        assert await ask(example, text) == (0, -errno.EDOM, None)
+
+    run(main())
+    assert raised == [TypeError]
+
+
+class Sleeper:
+    """A coroutine function that waits for ever, and what became of its calls."""
+
+    def __init__(self):
+        self.begun = 0
+        self.cancelled = 0
+
+    async def __call__(self, number):
+        self.begun += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def test_a_cancelled_native_task_cancels_the_coroutine(run, example):
+    async def main():
+        sleeper = Sleeper()
+        future = example.ask(sleeper, 1, example.port())
+        while not sleeper.begun:
+            await asyncio.sleep(0)
+        future.cancel()
+        while example.live() or not sleeper.cancelled:
+            await asyncio.sleep(0)
+        assert (sleeper.begun, sleeper.cancelled) == (1, 1)
+
+    run(asyncio.wait_for(main(), TIMEOUT))
+
+
+def test_a_native_task_is_cancelled_while_it_makes_the_coroutine(run, example):
+    """What it makes is cancelled; the native task, whose memory `make` uses, goes on after that."""
+    async def main():
+        sleeper = Sleeper()
+        made = []
+
+        def make(number):
+            future.cancel()
+            os.sched_yield()  # its worker may see it now or later
+            made.append(sleeper(number))
+            return made[-1]
+
+        for _ in range(50):
+            future = example.ask(make, 1, example.port())
+            while example.live() or not made or made[-1].cr_frame is not None:
+                await asyncio.sleep(0)
+            made.clear()
+        assert sleeper.begun == sleeper.cancelled
+
+    run(asyncio.wait_for(main(), TIMEOUT))
+
+
+def test_cancellations_at_any_moment(run, example):
+    async def main():
+        sleeper = Sleeper()
+        futures = []
+        for turn in range(300):
+            futures.append(example.ask(double if turn % 2 else sleeper, 3, example.port()))
+            for _ in range(turn % 7):
+                await asyncio.sleep(0)
+            futures[turn // 2].cancel()
+        for future in futures:
+            future.cancel()
+        while example.live() or sleeper.begun != sleeper.cancelled:
+            await asyncio.sleep(0)
+        for future in futures:
+            assert future.cancelled() or future.result() == (12, 2, None)
+
+    run(asyncio.wait_for(main(), TIMEOUT))
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # closed before its first step
+@pytest.mark.parametrize("turns", [0, 1, 20])
+def test_the_loop_is_closed_while_native_tasks_wait_for_coroutines(new_loop, example, turns):
+    async def main():
+        futures = [example.ask(sleeper, 1, example.port()) for _ in range(10)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return futures
+
+    sleeper = Sleeper()
+    loop = new_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!"
+    futures = loop.run_until_complete(main())
+    loop.close()
+    assert example.live() == 0
+    assert not any(future.done() for future in futures)
+
+
+def test_the_end_of_a_program_cancels_the_coroutines(backend, example):
+    """asyncio.run() cancels them like all other tasks, and the native task hears of it."""
+    sleeper = Sleeper()
+    outcome = []
+
+    async def main():
+        future = example.ask(sleeper, 1, example.port())
+        future.add_done_callback(lambda future: outcome.append(future.result()))
+        while not sleeper.begun:
+            await asyncio.sleep(0)
+
+    async def settle():
+        while not outcome:
+            await asyncio.sleep(0)
+
+    loop = pyloop.Loop(backend=backend)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        runner.run(asyncio.wait_for(settle(), TIMEOUT))
+    (_, result, exception), = outcome
+    assert result == -errno.EIO and isinstance(exception, asyncio.CancelledError)
+
+
+def test_a_coroutine_of_another_loop(new_loop, example):
+    """Its loop does not run: neither the one nor the other can be kept from closing by that."""
+    ours, other = new_loop(), new_loop()
+
+    async def get_port():
+        return example.port()
+
+    async def start(port):
+        return [example.ask(double, 1, port) for _ in range(3)]
+
+    port = other.run_until_complete(get_port())
+    futures = ours.run_until_complete(start(port))
+    ours.close()
+    assert example.live() == 0
+    other.close()
+    assert not any(future.done() for future in futures)
+
+    ours = new_loop()
+    futures = ours.run_until_complete(start(port))
+    assert ours.run_until_complete(asyncio.wait_for(futures[0], TIMEOUT)) == (0, -errno.ECANCELED, None)
+    ours.close()
+
+
+def test_a_loop_is_closed_while_a_native_task_of_another_waits(new_loop, example):
+    ours, other = new_loop(), new_loop()
+    sleeper = Sleeper()
+    other.set_exception_handler(lambda *_: None)
+
+    async def get_port():
+        return example.port()
+
+    async def start(port):
+        return example.ask(sleeper, 1, port)
+
+    async def begin():
+        while not sleeper.begun:
+            await asyncio.sleep(0)
+
+    future = ours.run_until_complete(start(other.run_until_complete(get_port())))
+    other.run_until_complete(asyncio.wait_for(begin(), TIMEOUT))
+    other.close()
+    assert ours.run_until_complete(asyncio.wait_for(future, TIMEOUT)) == (0, -errno.ECANCELED, None)
+
+
+# ---- timers without a task
 
 
 def test_a_timer_without_a_task(run, example):
@@ -434,6 +658,80 @@ def test_all_of_it_in_parallel_mode(backend, example):
     assert reports == []
 
 
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="without a GIL the lanes do native work")
+def test_python_runs_in_every_view_while_native_steps_do(backend, example, gate):
+    async def use():
+        future = example.hold(gate[0])
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return future, asyncio.get_running_loop()
+
+    async def finish_there(future):
+        return await asyncio.wait_for(future, TIMEOUT)
+
+    async def main():
+        here, view = await use()
+        there_too, other = await there(use())
+        assert view is not other
+        os.write(gate[1], b".")
+        assert await finish_there(here) == 1
+        assert await there(finish_there(there_too)) == 1
+
+    with parallel_runner(backend) as (runner, reports):
+        runner.run(main())
+    assert reports == []
+
+
+def test_native_tasks_wait_for_coroutines_in_parallel_mode(backend, example):
+    async def main():
+        await asyncio.gather(*[pyloop.spawn(ask_everything(example)) for _ in range(4)])
+        # The coroutine runs in the view of its port, whatever the worker of the task.
+        here, elsewhere = asyncio.get_running_loop(), []
+
+        async def look(number):
+            elsewhere.append(asyncio.get_running_loop())
+            return number
+
+        async def get_port():
+            return example.port(), asyncio.get_running_loop()
+
+        port, view = await there(get_port())
+        assert await asyncio.wait_for(example.ask(look, 2, port), TIMEOUT) == (3, 1, None)
+        assert elsewhere == [view, view] and view is not here
+        sleeper = Sleeper()
+        future = example.ask(sleeper, 1, port)
+        while not sleeper.begun:
+            await asyncio.sleep(0)
+        future.cancel()
+        while example.live() or not sleeper.cancelled:
+            await asyncio.sleep(0)
+
+    with parallel_runner(backend) as (runner, reports):
+        runner.run(asyncio.wait_for(main(), TIMEOUT))
+    assert reports == []
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # closed before its first step
+@pytest.mark.parametrize("turns", [0, 1, 20])
+def test_closing_in_parallel_mode_ends_waits_for_coroutines(backend, example, turns):
+    sleeper = Sleeper()
+
+    async def start(ports):
+        ports.append(example.port())
+        futures = [example.ask(sleeper, 1, port) for port in ports for _ in range(5)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return futures
+
+    async def main():
+        ports = []
+        await asyncio.gather(there(start(ports)), *[pyloop.spawn(start(ports)) for _ in range(4)])
+
+    with parallel_runner(backend) as (runner, _):
+        runner.run(main())
+    assert example.live() == 0
+
+
 def test_closing_in_parallel_mode_ends_native_tasks(backend, example):
     async def start():
         return [example.add_up(2, 3600 * 10**9) for _ in range(10)]
@@ -453,14 +751,15 @@ def test_closing_in_parallel_mode_ends_native_tasks(backend, example):
 @pytest.mark.parametrize("end", ["pass", "loop.close()", "sys.exit(3)", pytest.param(
     "os.fork() or os._exit(forked())", marks=pytest.mark.skipif(
         os.environ.get("PYLOOP_SANITIZED") == "1", reason="ASan bears no fork while another thread allocates"))])
-def test_the_interpreter_ends_with_work_on_its_way(backend, built, end):
+@pytest.mark.parametrize("parallel", [False, True], ids=["serial", "parallel"])
+def test_the_interpreter_ends_with_work_on_its_way(backend, built, end, parallel):
     program = f"""
         import asyncio, importlib.util, os, sys
         import pyloop
         spec = importlib.util.spec_from_file_location("pyloop_example", {str(built)!r})
         example = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(example)
-        loop = pyloop.Loop(backend={backend!r})
+        loop = pyloop.Loop(backend={backend!r}, parallel={parallel})
         gate = os.pipe()
 
         def forked():
@@ -476,6 +775,14 @@ def test_the_interpreter_ends_with_work_on_its_way(backend, built, end):
         async def main():
             kept = [example.answer("r", 1, gate[0]), example.add_up(3, 10**12), example.block(3, True)]
             example.run(lambda: asyncio.sleep(1000), lambda *_: None)
+            begun = asyncio.Event()
+
+            async def wait(number):
+                begun.set()
+                await asyncio.sleep(1000)
+
+            kept += [example.ask(wait, 1, example.port())]
+            await begun.wait()
             await example.add_up(100)
             return kept
 

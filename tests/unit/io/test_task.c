@@ -531,3 +531,66 @@ Test(task, messages_arrive_in_order)
     await_release();
     cr_assert_eq(atomic_load(&dropped), 1);
 }
+
+/* ---- outside ---- */
+
+static sem_t waits;
+
+static void
+leave_wait(struct pyl_task *task)
+{
+    PYL_CONTAINER_OF(task, struct probe, task)->number++;
+}
+
+static void
+leave_and_end_wait(struct pyl_task *task)
+{
+    leave_wait(task);
+    pyl_task_complete(task, -ECANCELED);
+}
+
+static void
+wait_outside(struct pyl_task *task, int64_t result)
+{
+    struct probe *self = note(task, result);
+    bool is_waiting = pyl_task_wait_outside(
+        task, self->peer == NULL ? leave_wait : leave_and_end_wait, self, finish);
+    cr_assert(is_waiting);
+    cr_assert_eq(task->waiting.outside.user, self);
+    sem_post(&waits);
+}
+
+static void
+start_wait_outside(void)
+{
+    cr_assert_eq(sem_init(&waits, 0, 0), 0);
+    pyl_task_ref(&probe.task);
+    cr_assert_eq(pyl_task_spawn(&runtime, &probe.task, wait_outside), 0);
+    while (sem_wait(&waits) < 0) {
+    }
+}
+
+/* Goal: another thread ends the wait, also after a cancellation that did not. */
+Test(task, wait_is_ended_from_outside)
+{
+    start_wait_outside();
+    pyl_task_cancel(&probe.task);
+    pyl_task_end_wait(&probe.task, 42);
+    pyl_task_unref(&probe.task);
+    await_release();
+    cr_assert_eq(probe.count, 2);
+    cr_assert_eq(probe.results[1], 42);
+    cr_assert_eq(probe.number, 1);
+}
+
+/* Goal: what is told of the cancellation may end the wait itself. */
+Test(task, wait_for_outside_is_cancelled)
+{
+    probe.peer = &other;
+    start_wait_outside();
+    pyl_task_cancel(&probe.task);
+    pyl_task_unref(&probe.task);
+    await_release();
+    cr_assert_eq(probe.number, 1);
+    cr_assert_eq(probe.results[1], -ECANCELED);
+}
