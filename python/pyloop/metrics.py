@@ -33,6 +33,7 @@ _COUNTERS = {
     "strands_injected": "Strands taken from the common queue.",
     "strands_handed_over": "Strands given to another worker.",
     "strands_overflowed": "Strands moved to the common queue because the worker's own was full.",
+    "turns_cut": "Turns ended by their time before all callbacks had run.",
     "searches": "Searches for work of other workers.",
     "steals": "Searches that found some.",
 }

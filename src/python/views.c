@@ -298,6 +298,7 @@ int
 pyl_views_turn(struct pyl_loop *loop)
 {
     struct pyl_lane *lane = &loop->views->runtime.lanes[0];
+    loop->worker->is_turn_whole = loop->is_stopping;
     if (loop->is_stopping) {
         pyl_worker_wake(loop->worker); /* so that the turn does not block */
     }
