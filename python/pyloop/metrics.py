@@ -34,6 +34,7 @@ _COUNTERS = {
     "strands_handed_over": "Strands given to another worker.",
     "strands_overflowed": "Strands moved to the common queue because the worker's own was full.",
     "turns_cut": "Turns ended by their time before all callbacks had run.",
+    "baton_timeouts": "Times that a worker waited too long for its turn with the GIL.",
     "searches": "Searches for work of other workers.",
     "steals": "Searches that found some.",
 }

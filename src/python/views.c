@@ -29,6 +29,7 @@ attach(struct pyl_views *views, struct pyl_loop *loop)
 {
     if (!PYL_FREE_THREADED) {
         loop->has_baton = pyl_baton_take(&views->baton);
+        pyl_counter_add(&loop->metrics.baton_timeouts, !loop->has_baton);
     }
     PyThreadState *tstate = loop->parked_tstate;
     loop->parked_tstate = NULL;

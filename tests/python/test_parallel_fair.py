@@ -1,17 +1,22 @@
 """Parallel mode: callbacks without end hold up neither connections, nor timers, nor the other workers."""
 
 import asyncio
+import gc
 import socket
+import sysconfig
 import threading
 
 import parallel_kit
 import pytest
+
+import pyloop
 
 VIEWS = 2
 CIRCULATING = 50_000  # in each view
 EXCHANGES = 10
 # Between question and answer: two to four turns of a millisecond. Without a limit it would be two rounds or more.
 STEPS_MAX = CIRCULATING // 2
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class Circle:
@@ -140,3 +145,60 @@ def test_stop_lets_run_what_was_ready(new_loop, is_stopped_before):
     loop.run_forever()
     assert ran == list(range(CIRCULATING))
     assert late == []
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="no GIL, no baton")
+def test_nobody_waits_too_long_for_the_gil(backend):
+    """Busy workers pass the GIL on between their turns, each of which is short."""
+    ready = 60_000  # some 20 ms, if nothing ended the turn
+
+    async def circulate():
+        loop = asyncio.get_running_loop()
+        left = 3 * ready
+
+        def one():
+            nonlocal left
+            left -= 1
+            if left > 0:
+                loop.call_soon(one)
+
+        for index in range(ready):
+            loop.call_soon(one)
+            if index % 1000 == 0:  # all at once would take long, too
+                await asyncio.sleep(0)
+        while left > 0:
+            await asyncio.sleep(0)
+
+    async def main():
+        await asyncio.gather(circulate(), parallel_kit.there(circulate()))
+        return asyncio.get_running_loop().metrics()["workers"]
+
+    def is_in_turns():
+        with parallel_kit.parallel_runner(backend, workers=VIEWS) as (runner, reports):
+            workers = runner.run(main())
+        assert reports == []
+        assert all(worker["turns_cut"] > 10 for worker in workers)
+        return sum(worker["baton_timeouts"] for worker in workers) == 0
+
+    gc.collect()
+    gc.disable()  # a collection is as good as a callback that computes
+    try:
+        # A thread that the kernel takes off its core for 5 ms looks like one that blocks, but not in every attempt.
+        assert any(is_in_turns() for _ in range(50))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="no GIL, no baton")
+def test_a_callback_that_blocks_is_counted(backend):
+    """It has the baton and not the GIL, and waits for a worker that therefore gets the GIL without its turn."""
+    ran = threading.Event()
+
+    async def main():
+        first = asyncio.get_running_loop()
+        first._other_views[0].call_soon_threadsafe(ran.set)
+        assert ran.wait(30)
+        return first.metrics()["workers"]
+
+    workers = pyloop.run(main(), parallel=True, workers=VIEWS, backend=backend)
+    assert workers[1]["baton_timeouts"] > 0
