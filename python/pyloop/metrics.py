@@ -33,6 +33,8 @@ _COUNTERS = {
     "strands_injected": "Strands taken from the common queue.",
     "strands_handed_over": "Strands given to another worker.",
     "strands_overflowed": "Strands moved to the common queue because the worker's own was full.",
+    "turns_cut": "Turns ended by their time before all callbacks had run.",
+    "baton_timeouts": "Times that a worker waited too long for its turn with the GIL.",
     "searches": "Searches for work of other workers.",
     "steals": "Searches that found some.",
 }

@@ -16,6 +16,33 @@ static struct {
     _Atomic uint64_t count;
 } injected; /* tidy: global because malloc is, and a test of any layer sets it */
 
+/* tidy: global because malloc is. Any thread; relaxed, as it orders nothing. */
+static _Atomic uint64_t live_blocks;
+
+/* Returns the new block, which may be NULL. */
+static void *
+count_block(void *memory)
+{
+    if (PYL_DEBUG && memory != NULL) {
+        (void)atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
+    }
+    return memory;
+}
+
+static void
+uncount_block(const void *memory)
+{
+    if (PYL_DEBUG && memory != NULL) {
+        (void)atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+    }
+}
+
+uint64_t
+pyl_alloc_live_blocks(void)
+{
+    return atomic_load_explicit(&live_blocks, memory_order_relaxed);
+}
+
 static bool
 inject_failure(void)
 {
@@ -54,7 +81,7 @@ pyl_alloc(size_t size)
     if (inject_failure()) {
         return NULL;
     }
-    return malloc(size > 0 ? size : 1);
+    return count_block(malloc(size > 0 ? size : 1));
 }
 
 void *
@@ -63,7 +90,7 @@ pyl_alloc_zero(size_t size)
     if (inject_failure()) {
         return NULL;
     }
-    return calloc(1, size > 0 ? size : 1);
+    return count_block(calloc(1, size > 0 ? size : 1));
 }
 
 void *
@@ -82,7 +109,9 @@ pyl_realloc(void *memory, size_t size)
     if (inject_failure()) {
         return NULL;
     }
-    return realloc(memory, size > 0 ? size : 1);
+    bool is_new = memory == NULL;
+    memory = realloc(memory, size > 0 ? size : 1);
+    return is_new ? count_block(memory) : memory;
 }
 
 void *
@@ -102,12 +131,13 @@ pyl_alloc_pages(size_t size)
         return NULL;
     }
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
+    return memory == MAP_FAILED ? NULL : count_block(memory);
 }
 
 void
 pyl_free_pages(void *memory, size_t size)
 {
+    uncount_block(memory);
     if (memory != NULL) {
         munmap(memory, size);
     }
@@ -116,5 +146,6 @@ pyl_free_pages(void *memory, size_t size)
 void
 pyl_free(void *memory)
 {
+    uncount_block(memory);
     free(memory);
 }

@@ -37,4 +37,7 @@ void pyl_alloc_inject_failure(uint64_t nth, int is_lasting);
 /* Allocations that injection has made fail since it was last set. */
 uint64_t pyl_alloc_injected_count(void);
 
+/* Blocks, of pages or not, that were allocated and not freed. 0 where NDEBUG is defined. */
+uint64_t pyl_alloc_live_blocks(void);
+
 #endif

@@ -487,6 +487,16 @@ get_stopping(PyObject *self, void *unused)
     return PyBool_FromLong(loop_of(self)->is_stopping);
 }
 
+/* asyncio: what was ready when the last turn began still runs, however long that takes. */
+static void
+begin_stop(struct pyl_loop *loop)
+{
+    loop->is_stopping = true;
+    if (loop->lane_index == 0) {
+        loop->worker->is_turn_whole = true;
+    }
+}
+
 static int
 set_stopping(PyObject *self, PyObject *value, void *unused)
 {
@@ -494,7 +504,11 @@ set_stopping(PyObject *self, PyObject *value, void *unused)
     if (is_true < 0) {
         return -1;
     }
-    loop_of(self)->is_stopping = is_true;
+    if (is_true) {
+        begin_stop(loop_of(self));
+    } else {
+        loop_of(self)->is_stopping = false;
+    }
     return 0;
 }
 
@@ -596,7 +610,7 @@ loop_setattro(PyObject *self, PyObject *name, PyObject *value)
 static PyObject *
 loop_stop(PyObject *self, PyObject *unused)
 {
-    loop_of(self)->is_stopping = true;
+    begin_stop(loop_of(self));
     Py_RETURN_NONE;
 }
 

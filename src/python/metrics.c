@@ -130,6 +130,8 @@ put_lane(PyObject *dict, struct pyl_loop *loop)
         {"strands_injected", &lane->stats.injected},
         {"strands_handed_over", &lane->stats.handed_over},
         {"strands_overflowed", &lane->stats.overflowed},
+        {"turns_cut", &loop->worker->stats.turns_cut},
+        {"baton_timeouts", &loop->metrics.baton_timeouts},
     };
     if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {
         return -1;

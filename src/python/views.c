@@ -29,6 +29,7 @@ attach(struct pyl_views *views, struct pyl_loop *loop)
 {
     if (!PYL_FREE_THREADED) {
         loop->has_baton = pyl_baton_take(&views->baton);
+        pyl_counter_add(&loop->metrics.baton_timeouts, !loop->has_baton);
     }
     PyThreadState *tstate = loop->parked_tstate;
     loop->parked_tstate = NULL;
@@ -298,6 +299,7 @@ int
 pyl_views_turn(struct pyl_loop *loop)
 {
     struct pyl_lane *lane = &loop->views->runtime.lanes[0];
+    loop->worker->is_turn_whole = loop->is_stopping;
     if (loop->is_stopping) {
         pyl_worker_wake(loop->worker); /* so that the turn does not block */
     }

@@ -58,7 +58,7 @@ run_strand(struct pyl_lane *lane, struct pyl_strand *strand)
         strand->ops->on_ended(strand);
         pyl_lane_count(&lane->stats.ended);
     }
-    if (now_ns - lane->worker.now_ns >= PYL_LANE_TURN_NS) {
+    if (now_ns - lane->worker.now_ns >= PYL_LANE_TURN_NS && !lane->worker.is_turn_whole) {
         pyl_worker_interrupt(&lane->worker);
     }
 }
@@ -370,6 +370,7 @@ pyl_lane_init(struct pyl_lane *lane, struct pyl_runtime *runtime, uint32_t index
     if (rc < 0) {
         return rc;
     }
+    lane->worker.jobs_budget_ns = PYL_LANE_JOBS_NS;
     lane->runtime = runtime;
     lane->index = index;
     lane->random_state = seed * UINT64_C(0x9E3779B97F4A7C15) + index + 1;

@@ -12,7 +12,11 @@
 
 struct pyl_runtime;
 
-#define PYL_LANE_TURN_NS INT64_C(50000) /* of jobs, then the reactor is looked at */
+#define PYL_LANE_TURN_NS INT64_C(50000) /* of strands, then the reactor is looked at */
+/* Of other jobs, which are callbacks and steps of an embedder. More than of strands, so that the
+ * turn of a lane with a hundred connections stays whole and its writes leave together; and the end
+ * of a turn is where lanes hand the GIL on, which costs two switches of threads. */
+#define PYL_LANE_JOBS_NS INT64_C(1000000)
 /* A busy lane takes one strand of the injector's for so many activations and turns of its own. */
 enum { PYL_LANE_INJECTOR_SHARE = 61 };
 /* So much more than twice the load of a late lane makes a lane hand over to it all the same. */

@@ -200,23 +200,48 @@ collect_timers(struct pyl_worker *worker)
     }
 }
 
-/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor. */
-static void
-run_ready(struct pyl_worker *worker)
+/* Returns false if the phase is over. */
+static bool
+run_jobs(struct pyl_worker *worker, size_t count)
 {
-    size_t left = worker->ready.count;
-    while (left > 0 && !worker->is_interrupted) {
+    while (count > 0 && !worker->is_interrupted) {
         struct pyl_job *job = pyl_job_queue_pop(&worker->ready);
         if (job == NULL) {
-            break; /* a job took others out of the queue */
+            return false; /* a job took others out of the queue */
         }
-        left--;
+        count--;
         pyl_counter_add(&worker->stats.jobs, 1); /* one by one: see pyl_loop_py_progress() */
         job->run(job);
         if (pyl_worker_is_full(worker)) {
             pyl_worker_flush_deferred(worker);
         }
     }
+    return !worker->is_interrupted;
+}
+
+/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor. */
+static void
+run_ready(struct pyl_worker *worker)
+{
+    size_t left = worker->ready.count;
+    if (worker->jobs_budget_ns == 0 || left <= PYL_WORKER_JOBS_STRIDE) {
+        (void)run_jobs(worker, left);
+        return;
+    }
+    int64_t now_ns = pyl_reactor_now_ns(&worker->reactor);
+    int64_t events_ns = now_ns - worker->now_ns;
+    /* Not less than the events had, or jobs would be made faster than they are run. */
+    int64_t budget_ns = worker->jobs_budget_ns > events_ns ? worker->jobs_budget_ns : events_ns;
+    int64_t end_ns = now_ns + budget_ns;
+    while (now_ns < end_ns || worker->is_turn_whole) {
+        size_t count = left < PYL_WORKER_JOBS_STRIDE ? left : PYL_WORKER_JOBS_STRIDE;
+        left -= count;
+        if (!run_jobs(worker, count) || left == 0) {
+            return;
+        }
+        now_ns = pyl_reactor_now_ns(&worker->reactor);
+    }
+    pyl_counter_add(&worker->stats.turns_cut, 1);
 }
 
 void

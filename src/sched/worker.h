@@ -34,6 +34,7 @@ struct pyl_worker_hooks {
 struct pyl_worker_stats {
     _Atomic uint64_t turns;
     _Atomic uint64_t jobs;
+    _Atomic uint64_t turns_cut;     /* job phases that jobs_budget_ns ended */
     _Atomic uint64_t parks;         /* waits that were allowed to block */
     _Atomic uint64_t lingered;      /* those that ended before the hooks were called */
     _Atomic uint64_t wakes_written; /* by any thread */
@@ -44,6 +45,9 @@ struct pyl_worker_stats {
 /* Values of pyl_worker.park. */
 enum { PYL_WORKER_RUNNING, PYL_WORKER_SLEEPING, PYL_WORKER_NOTIFIED };
 
+/* A job phase with a budget reads the clock once for so many jobs. */
+enum { PYL_WORKER_JOBS_STRIDE = 16 };
+
 enum { PYL_WORKER_UNSENT_MAX = PYL_TINY_LIMITS ? 64 : 256 * 1024 }; /* bytes */
 
 struct pyl_worker {
@@ -53,8 +57,12 @@ struct pyl_worker {
     struct pyl_job_queue deferred; /* run at the end of the turn: write flushes, clean-up */
     struct pyl_worker_hooks hooks;
     int64_t now_ns; /* read once per turn */
+    /* A job phase ends after this long (or as long as the events before it took, if that is more);
+     * what is left stays in order. 0: it runs all that were ready when it began. */
+    int64_t jobs_budget_ns;
     bool is_initialized;
     bool is_interrupted; /* pyl_worker_interrupt() was called in this turn */
+    bool is_turn_whole;  /* no budget counts: set by an owner that stops after this turn */
     bool is_dispatching;
     bool is_closing;          /* no new op may be submitted: pyl_worker_fini() waits for the last */
     uint32_t flushes_wanted;  /* streams that asked in this turn to send at its end */

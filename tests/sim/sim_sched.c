@@ -8,7 +8,8 @@
  *
  * Checked in every run: no job is lost, doubled or out of order; a strand stays on the worker of
  * its first step; nobody sleeps while there is work (all asleep with work left is a lost wake-up);
- * each timer fires once and not early; only what waited is stolen; everything ends, and ends once.
+ * each timer fires once and not early; only what waited is stolen; everything ends, and ends once;
+ * no memory is left.
  */
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -54,7 +55,10 @@ struct actor {
     struct pyl_timer timer;
     int64_t timer_deadline_ns;
     struct errand *timer_errand;
-    uint32_t lane; /* of the first step */
+    uint32_t lane;      /* of the first step */
+    uint32_t spawner;   /* index of the lane, or LANES_MAX: outside */
+    int64_t spawned_ns; /* on the spawner's clock */
+    bool is_placed;     /* it was seen with a home, or may have been in the injector */
     bool is_begun;
     bool is_stopping;
     bool is_closing; /* ends: nothing is posted to it any more */
@@ -78,6 +82,10 @@ static struct {
     uint32_t outside_left; /* things that still come from outside */
     int64_t outside_ns;    /* when the next one does */
     uint32_t next_order;
+    struct actor *waiting[ACTORS_MAX]; /* those that had not begun at the last look */
+    uint32_t waiting_count;
+    uint64_t overflowed; /* of all lanes, at the last look */
+    uint64_t thefts;
 } world;
 
 static uint32_t
@@ -167,11 +175,15 @@ spawn_actor(void)
     SIM_CHECK(actor != NULL);
     pyl_strand_init(&actor->strand, &actor_ops);
     struct pyl_job *job = &new_errand(actor)->job;
+    const struct pyl_lane *lane = pyl_lane_current();
+    actor->spawner = lane != NULL ? lane->index : LANES_MAX;
+    actor->spawned_ns = lane != NULL ? lane_time(lane->index) : 0;
     int rc = roll(4) > 0 ? pyl_runtime_spawn(&world.runtime, &actor->strand, job)
                          : pyl_runtime_spawn_on(&world.runtime, roll(world.runtime.lane_count),
                                                 &actor->strand, job);
     if (rc == 0) {
         world.actors[world.actor_count++] = actor;
+        world.waiting[world.waiting_count++] = actor;
     } else {
         SIM_CHECK(pyl_lane_current() == NULL &&
                   pyl_runtime_phase_of(&world.runtime) != PYL_RUNTIME_RUNNING);
@@ -234,6 +246,41 @@ act(struct actor *actor)
     }
 }
 
+/* Before its first step: a strand that began elsewhere, and was neither placed nor handed over nor
+ * in the injector, was stolen. */
+static void
+check_theft(const struct actor *actor, const struct pyl_lane *lane)
+{
+    if (actor->spawner == LANES_MAX || actor->spawner == lane->index || actor->is_placed) {
+        return;
+    }
+    SIM_CHECK(pyl_steal_is_on(&world.runtime));
+    SIM_CHECK(lane_time(lane->index) - actor->spawned_ns >= world.runtime.steal_delay_ns);
+    world.thefts++;
+}
+
+/* Between two steps of lanes. Whoever steals a strand begins it, which gives it its home, in one
+ * step; one that has a home before it has begun came another way. What overflows goes to the
+ * injector with older ones: then it is not known which of those that wait are there. */
+static void
+look_at_waiting(void)
+{
+    uint64_t overflowed = 0;
+    for (uint32_t i = 0; i < world.runtime.lane_count; i++) {
+        overflowed += pyl_counter_read(&world.runtime.lanes[i].stats.overflowed);
+    }
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < world.waiting_count; i++) {
+        struct actor *actor = world.waiting[i];
+        if (!actor->is_begun) {
+            actor->is_placed |= actor->strand.home != NULL || overflowed != world.overflowed;
+            world.waiting[count++] = actor;
+        }
+    }
+    world.waiting_count = count;
+    world.overflowed = overflowed;
+}
+
 static void
 run_errand(struct pyl_job *job)
 {
@@ -243,6 +290,7 @@ run_errand(struct pyl_job *job)
     SIM_CHECK(errand->is_used && lane->current == &actor->strand);
     errand->is_used = false;
     if (!actor->is_begun) {
+        check_theft(actor, lane);
         actor->is_begun = true;
         actor->lane = lane->index;
     }
@@ -292,6 +340,7 @@ step_lane(uint32_t index)
     }
     pyl_lane_set_current(NULL);
     sync_clock(index);
+    look_at_waiting();
 }
 
 static void
@@ -380,10 +429,15 @@ main(int argument_count, char **arguments)
     uint64_t first = argument_count > 1 ? strtoull(arguments[1], NULL, 10) : 1;
     uint64_t count = argument_count > 2 ? strtoull(arguments[2], NULL, 10) : 1;
     uint64_t actors = 0;
+    uint64_t thefts = 0;
     for (seed = first; seed < first + count; seed++) {
+        uint64_t blocks = pyl_alloc_live_blocks();
         run_seed();
+        SIM_CHECK(pyl_alloc_live_blocks() == blocks);
         actors += world.actor_count;
+        thefts += world.thefts;
     }
-    printf("%llu seeds, %llu strands\n", (unsigned long long)count, (unsigned long long)actors);
+    printf("%llu seeds, %llu strands, %llu stolen\n", (unsigned long long)count,
+           (unsigned long long)actors, (unsigned long long)thefts);
     return 0;
 }

@@ -4,6 +4,8 @@
  */
 #include "world.h"
 
+#include "base/alloc.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +30,12 @@ main(int argc, char **argv)
     signal(SIGALRM, report_stuck);
     for (uint64_t seed = first; seed < first + count; seed++) {
         alarm(SEED_SECONDS);
+        uint64_t blocks = pyl_alloc_live_blocks();
         world_run(seed);
+        if (pyl_alloc_live_blocks() != blocks) {
+            fprintf(stderr, "FAILED: seed %llu: memory is left\n", (unsigned long long)seed);
+            return 1;
+        }
     }
     printf("sim_stack: seeds %llu to %llu passed\n", (unsigned long long)first,
            (unsigned long long)(first + count - 1));

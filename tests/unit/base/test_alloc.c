@@ -1,5 +1,5 @@
 /*
- * test_alloc.c - overflow checks and failure injection.
+ * test_alloc.c - overflow checks, failure injection, counting.
  */
 #include "base/alloc.h"
 
@@ -34,6 +34,26 @@ Test(alloc, zero_and_realloc_keep_content)
     cr_assert_not_null(memory);
     cr_assert_eq(memory[99], 7);
     pyl_free(memory);
+}
+
+/* Goal: a debug build knows how many blocks there are, whatever they went through. */
+Test(alloc, live_blocks_are_counted)
+{
+    uint64_t before = pyl_alloc_live_blocks();
+    void *block = pyl_alloc(1);
+    void *grown = pyl_realloc(NULL, 1);
+    void *pages = pyl_alloc_pages(4096);
+    pyl_alloc_inject_failure(1, 1);
+    cr_assert_null(pyl_realloc(grown, 100));
+    cr_assert_null(pyl_alloc_zero(1));
+    pyl_alloc_inject_failure(0, 0);
+    grown = pyl_realloc(grown, 100);
+    cr_assert_eq(pyl_alloc_live_blocks() - before, PYL_DEBUG ? 3 : 0);
+    pyl_free(block);
+    pyl_free(grown);
+    pyl_free_pages(pages, 4096);
+    pyl_free(NULL);
+    cr_assert_eq(pyl_alloc_live_blocks(), before);
 }
 
 /* Goal: exactly the n-th allocation fails, once or from then on. */

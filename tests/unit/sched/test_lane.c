@@ -6,7 +6,7 @@
 
 #include "support/runtime_fixture.h"
 
-enum { STRANDS = PYL_LANE_QUEUE_SLOTS * 2 + 64 };
+enum { STRANDS = PYL_LANE_QUEUE_SLOTS * 2 + 64, JOBS = 4 * PYL_WORKER_JOBS_STRIDE };
 
 static struct pyl_runtime runtime;
 static struct pyl_lane *first;
@@ -288,4 +288,102 @@ Test(lane, turn_has_time_limit)
     cr_assert_eq(count_runs(0), 2);
     fixture_turn_lane(first);
     cr_assert_eq(count_runs(0), 4);
+}
+
+/* ---- jobs that are no strand's ---- */
+
+static struct slow_job {
+    struct pyl_job job;
+    int64_t duration_ns;
+    bool is_stopping; /* its owner stops after this turn */
+} slow_jobs[JOBS];
+static int slow_trace[2 * JOBS];
+static int slow_count;
+
+/* Takes its time, and goes to the end of the queue. */
+static void
+run_slow_job(struct pyl_job *job)
+{
+    struct slow_job *slow = PYL_CONTAINER_OF(job, struct slow_job, job);
+    cr_assert_lt(slow_count, 2 * JOBS);
+    slow_trace[slow_count++] = (int)(slow - slow_jobs);
+    fixture_pass(&runtime, slow->duration_ns);
+    first->worker.is_turn_whole |= slow->is_stopping;
+    pyl_worker_post(&first->worker, job);
+}
+
+static void
+post_slow_jobs(int64_t duration_ns)
+{
+    slow_count = 0;
+    for (int i = 0; i < JOBS; i++) {
+        slow_jobs[i] = (struct slow_job){.job.run = run_slow_job, .duration_ns = duration_ns};
+        pyl_worker_post(&first->worker, &slow_jobs[i].job);
+    }
+}
+
+/* They post themselves for ever: the test drops them. */
+static void
+drop_slow_jobs(void)
+{
+    while (pyl_job_queue_pop(&first->worker.ready) != NULL) {
+    }
+}
+
+/* Goal: jobs without end do not keep the lane from its reactor, and stay in order. */
+Test(lane, jobs_have_time_limit)
+{
+    post_slow_jobs(PYL_LANE_JOBS_NS / PYL_WORKER_JOBS_STRIDE);
+    for (int turn = 1; turn <= 8; turn++) {
+        fixture_turn_lane(first);
+        cr_assert_eq(slow_count, turn * PYL_WORKER_JOBS_STRIDE);
+    }
+    for (int i = 0; i < 2 * JOBS; i++) {
+        cr_assert_eq(slow_trace[i], i % JOBS);
+    }
+    cr_assert_eq(atomic_load(&first->worker.stats.turns_cut), 8);
+    drop_slow_jobs();
+}
+
+/* Goal: a turn ends with what was ready when it began, also where time is left. */
+Test(lane, jobs_that_jobs_post_wait_for_next_turn)
+{
+    post_slow_jobs(PYL_LANE_JOBS_NS / JOBS / 2);
+    fixture_turn_lane(first);
+    cr_assert_eq(slow_count, JOBS);
+    cr_assert_eq(atomic_load(&first->worker.stats.turns_cut), 0);
+    drop_slow_jobs();
+}
+
+/* Goal: when the owner stops, what was ready at the beginning of the turn still runs. */
+Test(lane, last_turn_has_no_time_limit)
+{
+    post_slow_jobs(PYL_LANE_JOBS_NS);
+    slow_jobs[PYL_WORKER_JOBS_STRIDE + 1].is_stopping = true;
+    fixture_turn_lane(first);
+    cr_assert_eq(slow_count, PYL_WORKER_JOBS_STRIDE);
+    fixture_turn_lane(first);
+    cr_assert_eq(slow_count, PYL_WORKER_JOBS_STRIDE + JOBS);
+    drop_slow_jobs();
+}
+
+static void
+on_slow_event(struct pyl_op *op, const struct pyl_event *event)
+{
+    fixture_pass(&runtime, 3 * PYL_LANE_JOBS_NS);
+}
+
+/* Goal: jobs get as much time as the events before them took, so that they do not pile up. */
+Test(lane, jobs_have_as_long_as_events)
+{
+    int fds[2];
+    cr_assert_eq(pyl_sim_pair(&first->worker.reactor, 0, fds), 0);
+    struct pyl_op op = {.kind = PYL_OP_POLL, .fd = fds[0], .on_complete = on_slow_event};
+    op.args.poll.events = PYL_POLL_OUT;
+    pyl_reactor_submit(&first->worker.reactor, &op);
+    post_slow_jobs(PYL_LANE_JOBS_NS / PYL_WORKER_JOBS_STRIDE);
+    fixture_turn_lane(first);
+    cr_assert(pyl_op_is_idle(&op));
+    cr_assert_eq(slow_count, 3 * PYL_WORKER_JOBS_STRIDE);
+    drop_slow_jobs();
 }
