@@ -10,6 +10,7 @@ import pyloop
 
 
 WORKERS = 3
+STRANDS = 40
 
 
 @pytest.fixture
@@ -256,6 +257,30 @@ def test_a_spawned_task_awaited_by_strands_elsewhere(run):
         event.set()
         assert await asyncio.gather(*waiters) == [True] * len(waiters)
     run(main(), workers=WORKERS)
+
+
+def test_all_tasks_are_those_of_the_view(run):
+    """Strands on one thread see each other's tasks and no others, wherever the main coroutine is."""
+    async def main():
+        all_here = [pyloop.sync.Event(), pyloop.sync.Event()]
+        homes, seen = {asyncio.current_task(): threading.get_ident()}, {}
+
+        async def strand():
+            await asyncio.sleep(0)  # without a GIL, and from 3.14 on, the set has a strand's task from here on
+            homes[asyncio.current_task()] = threading.get_ident()
+            if len(homes) == 1 + STRANDS:
+                all_here[0].set()
+            await all_here[0].wait()
+            seen[asyncio.current_task()] = asyncio.all_tasks()
+            if len(seen) == STRANDS:
+                all_here[1].set()
+            await all_here[1].wait()
+        await asyncio.gather(*[pyloop.spawn(strand()) for _ in range(STRANDS)])
+        assert len(set(homes.values())) > 1
+        for task, found in seen.items():
+            assert found == {other for other, home in homes.items() if home == homes[task]}
+        assert len(seen) == STRANDS
+    run(main())
 
 
 def test_futures_of_asyncio_do_not_cross(run):
