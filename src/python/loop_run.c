@@ -87,8 +87,11 @@ after_wait(struct pyl_worker *worker, void *user)
 struct pyl_worker_hooks
 pyl_loop_hooks(struct pyl_loop *loop)
 {
-    return (struct pyl_worker_hooks){
-        .linger = linger, .before_wait = before_wait, .after_wait = after_wait, .user = loop};
+    return (struct pyl_worker_hooks){.linger = linger,
+                                     .before_wait = before_wait,
+                                     .after_wait = after_wait,
+                                     .user = loop,
+                                     .awaits_posts = PYL_FREE_THREADED};
 }
 
 /* After a turn that did not wait: it may have run no Python code, which would look for itself. The

@@ -8,14 +8,21 @@
 #include "sched/worker.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/counter.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 /* pyl_worker_fini() gives the kernel this many waits without progress to end what was cancelled. */
 enum { FINI_ROUNDS = 200 };
 #define FINI_WAIT_NS INT64_C(50000000)
+
+/* A storm: so many sleeps in a row were ended by several posts at once, or by one so soon after the
+ * turn before began. While it lasts the next post is awaited, awake, for no longer than that. */
+enum { STORM_SLEEPS = 4 };
+#define STORM_GAP_NS INT64_C(20000)
 
 int
 pyl_worker_init(struct pyl_worker *worker, const struct pyl_reactor_options *options,
@@ -99,11 +106,13 @@ pyl_worker_abandon(struct pyl_worker *worker)
     memset(&worker->deferred, 0, sizeof(worker->deferred));
 }
 
-/* Acquires what posters released, so that a post after this finds RUNNING and notifies anew. */
-static void
+/* Acquires what posters released, so that a post after this finds RUNNING and notifies anew. True:
+ * somebody has notified. */
+static bool
 become_running(struct pyl_worker *worker)
 {
-    (void)atomic_exchange_explicit(&worker->park, PYL_WORKER_RUNNING, memory_order_acq_rel);
+    return atomic_exchange_explicit(&worker->park, PYL_WORKER_RUNNING, memory_order_acq_rel) ==
+           PYL_WORKER_NOTIFIED;
 }
 
 static void
@@ -153,15 +162,50 @@ linger(struct pyl_worker *worker, int64_t *timeout_ns, int *ret_rc)
            atomic_load_explicit(&worker->park, memory_order_relaxed) != PYL_WORKER_SLEEPING;
 }
 
+/* In a storm the next post is a moment away. To sleep until then costs the poster a system call and
+ * this thread two switches; and where both have one core, the wake-up puts this thread in the place
+ * of a poster that has more. RUNNING meanwhile, so posters write nothing. The core is offered to
+ * those who may be waiting for it. */
+static void
+await_post(struct pyl_worker *worker, int64_t timeout_ns)
+{
+    if (PYL_LIKELY(worker->storm_sleeps < STORM_SLEEPS) ||
+        (timeout_ns >= 0 && timeout_ns < STORM_GAP_NS)) {
+        return;
+    }
+    int64_t until_ns = pyl_clock_now_ns() + STORM_GAP_NS;
+    do {
+        /* Only a hint: the compare-exchange that follows looks properly. */
+        if (atomic_load_explicit(&worker->park, memory_order_relaxed) == PYL_WORKER_NOTIFIED) {
+            return;
+        }
+        (void)sched_yield();
+    } while (pyl_clock_now_ns() < until_ns);
+    worker->storm_sleeps = 0;
+}
+
+/* After a sleep and before now_ns is read anew. */
+static void
+note_sleep(struct pyl_worker *worker, bool is_notified)
+{
+    if (!worker->hooks.awaits_posts) {
+        return;
+    }
+    bool is_short = pyl_clock_now_ns() - worker->now_ns < STORM_GAP_NS;
+    bool is_storm = is_notified && (is_short || worker->ready.count > 1);
+    worker->storm_sleeps = is_storm ? worker->storm_sleeps + 1 : 0;
+}
+
 /* The sleeper's side of the park protocol. */
 static int
 park(struct pyl_worker *worker, int64_t timeout_ns)
 {
+    await_post(worker, timeout_ns);
     uint32_t expected = PYL_WORKER_RUNNING;
     if (!atomic_compare_exchange_strong_explicit(&worker->park, &expected, PYL_WORKER_SLEEPING,
                                                  memory_order_acq_rel, memory_order_acquire)) {
         /* NOTIFIED since the inbox was last empty: look again instead of sleeping. */
-        become_running(worker);
+        (void)become_running(worker);
         drain_inbox(worker);
         return pyl_reactor_wait(&worker->reactor, 0);
     }
@@ -170,7 +214,7 @@ park(struct pyl_worker *worker, int64_t timeout_ns)
     int rc;
     if (linger(worker, &timeout_ns, &rc)) {
         pyl_counter_add(&worker->stats.lingered, 1);
-        become_running(worker);
+        (void)become_running(worker);
         drain_inbox(worker);
         return rc;
     }
@@ -179,11 +223,12 @@ park(struct pyl_worker *worker, int64_t timeout_ns)
     }
     rc = pyl_reactor_wait(&worker->reactor, timeout_ns);
     /* RUNNING first, then the inbox: a push that this drain misses finds RUNNING or a sleeper. */
-    become_running(worker);
+    bool is_notified = become_running(worker);
     if (worker->hooks.after_wait != NULL) {
         worker->hooks.after_wait(worker, worker->hooks.user);
     }
     drain_inbox(worker);
+    note_sleep(worker, is_notified);
     return rc;
 }
 
@@ -266,7 +311,7 @@ pyl_worker_turn(struct pyl_worker *worker, bool may_block)
     worker->is_interrupted = false;
     pyl_counter_add(&worker->stats.turns, 1);
     if (!pyl_inbox_is_empty(&worker->inbox)) {
-        become_running(worker);
+        (void)become_running(worker);
         drain_inbox(worker);
     }
     int64_t timeout_ns = wait_timeout(worker, may_block);

@@ -22,12 +22,15 @@ struct pyl_worker;
 /* Around every wait that may block, so that the embedder can give away its lock (the GIL).
  * after_wait also runs after an interrupted wait: the place to look for signals. Never called for a
  * poll. `linger`, if any, returns for how long such a wait may first block without the two, in
- * nanoseconds; when something happens meanwhile they are not called. */
+ * nanoseconds; when something happens meanwhile they are not called. `awaits_posts`: in a storm of
+ * posts the worker waits some microseconds for the next one before it falls asleep, awake and with
+ * the embedder's lock. For embedders whose lock keeps nobody from posting. */
 struct pyl_worker_hooks {
     int64_t (*linger)(struct pyl_worker *worker, void *user);
     void (*before_wait)(struct pyl_worker *worker, void *user);
     void (*after_wait)(struct pyl_worker *worker, void *user);
     void *user;
+    bool awaits_posts;
 };
 
 /* Written by the owner, relaxed, except where noted; read by anyone, relaxed. */
@@ -64,6 +67,7 @@ struct pyl_worker {
     bool is_interrupted; /* pyl_worker_interrupt() was called in this turn */
     bool is_turn_whole;  /* no budget counts: set by an owner that stops after this turn */
     bool is_dispatching;
+    uint32_t storm_sleeps;    /* in a row, ended by a post: soon, or by several at once */
     bool is_closing;          /* no new op may be submitted: pyl_worker_fini() waits for the last */
     uint32_t flushes_wanted;  /* streams that asked in this turn to send at its end */
     uint32_t flushes_running; /* the same for the deferred phase that runs now */

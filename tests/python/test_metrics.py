@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import socket
-import sysconfig
 import threading
 import time
 
@@ -18,7 +17,6 @@ import pyloop
 POSTS = 25_000
 THREADS = 4
 CIRCULATING = 100_000
-IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def worker_of(loop):
@@ -122,8 +120,8 @@ def test_a_burst_of_posts_costs_few_wakes(loop):
     suppressed = after["wakes_suppressed"] - before["wakes_suppressed"]
     assert written <= after["parks"] - before["parks"] + 1  # one for each sleep at most
     assert written + suppressed <= POSTS * THREADS
-    # 0 to 2 as a rule; more where the loop outruns the threads, and falls asleep between their posts.
-    assert written < POSTS * THREADS / (10 if IS_FREE_THREADED else 100)
+    # 0 to 4 as a rule. A loop that outruns the threads must not fall asleep between their posts each time.
+    assert written <= 100
 
 
 def test_io_is_served_while_callbacks_circulate(loop):

@@ -16,8 +16,10 @@ import pytest
 from process_kit import environment
 
 APP = """
+import os
 import pyloop
-pyloop.install(sync=True)  # for --lifespan-scope process; the other needs none
+if os.environ["SERVICE_SCOPE"] == "process":  # the threads share what the lifespan makes
+    pyloop.install(sync=True)
 import asyncio, contextlib, threading
 
 import fastapi, httpx, redis.asyncio
@@ -49,7 +51,7 @@ async def count(request: fastapi.Request, name: str, tasks: fastapi.BackgroundTa
         body = await request.body()
         async with client.pipeline() as pipe:
             results = await pipe.incr(name).set(f"body:{name}", body).get(f"body:{name}").execute()
-    return {"length": len(results[2]), "thread": threading.get_ident()}
+    return {"length": len(results[2]), "thread": threading.get_ident(), "limit": type(request.state.limit).__module__}
 
 
 @app.get("/stream/{count}")
@@ -74,8 +76,9 @@ async def fetch(request: fastapi.Request, port: int):
 """
 
 # With a GIL more threads show nothing more.
-THREADS = (2, 4) if sysconfig.get_config_var("Py_GIL_DISABLED") else (2,)
-ROUNDS = 15
+IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+THREADS = (2, 4) if IS_FREE_THREADED else (2,)
+ROUNDS = 105 if IS_FREE_THREADED else 15  # of two requests, every fifth of four
 CLIENTS = 8
 
 
@@ -108,7 +111,7 @@ def serving(folder, backend, threads, scope):
         [sys.executable, "-W", "ignore::DeprecationWarning", "-W", "error::RuntimeWarning", "-m", "pyloop.run",
          "service:app", "--port", "0", "--parallel", "--threads", str(threads), "--lifespan-scope", scope,
          "--lifespan", "on", "--backend", backend, "--no-access-log"],
-        cwd=folder, env=environment(), text=True, stderr=subprocess.PIPE)
+        cwd=folder, env={**environment(), "SERVICE_SCOPE": scope}, text=True, stderr=subprocess.PIPE)
     try:
         lines = []
         for line in process.stderr:
@@ -129,9 +132,14 @@ def serving(folder, backend, threads, scope):
             process.communicate()
 
 
-def client(port, number):
-    """What one client got: the threads that answered it."""
+def client(port, number, limit):
+    """What one client got: the threads that answered it. Every second one keeps its connection for all its requests.
+
+    `limit`: the module of the semaphore that the application uses.
+    """
     threads = set()
+    keeps_alive = number % 2 == 0
+    connection = None
 
     def ask(method, path, body=None):
         connection.request(method, path, body)
@@ -142,25 +150,36 @@ def client(port, number):
 
     text = "".join(f"{i}," for i in range(30))
     for i in range(ROUNDS):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        if connection is None:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.connect()
+            socket = connection.sock
         size = 1 + (number * 7919 + i * 104729) % 150_000
         found = json.loads(ask("POST", f"/count/{number}", b"x" * size))
-        assert found["length"] == size
+        assert (found["length"], found["limit"]) == (size, limit)
         threads.add(found["thread"])
         assert ask("GET", "/stream/30") == text
         if i % 5 == 0:
             assert json.loads(ask("GET", f"/fetch/{port}")) == {"text": text, "other": True}
+        if keeps_alive:
+            assert connection.sock is socket  # http.client would connect again without a word
+        else:
+            connection.close()
+            connection = None
+    if keeps_alive:
         connection.close()
+        assert len(threads) == 1
     return threads
 
 
 @pytest.mark.parametrize("scope", ["worker", "process"])
 @pytest.mark.parametrize("threads", THREADS)
 def test_application_under_load(tmp_path, backend, redis_server, threads, scope):
+    limit = "pyloop.sync" if scope == "process" else "asyncio.locks"
     with serving(tmp_path, backend, threads, scope) as port:
         with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
             seen = collections.Counter()
-            for found in pool.map(lambda number: client(port, number), range(CLIENTS)):
+            for found in pool.map(lambda number: client(port, number, limit), range(CLIENTS)):
                 seen.update(found)
         assert 2 <= len(seen) <= threads
     counts = {redis_server("GET", f"{kind}{number}") for kind in ("", "background:") for number in range(CLIENTS)}

@@ -82,38 +82,61 @@ def test_lock_excludes_and_loses_no_wakeup(backend, seed):
     assert len(total) >= 40 * THREADS
 
 
-def test_lock_is_fair(backend):
-    """Those who wait get it in the order in which they came, whichever loop they are on."""
-    lock = sync.Lock()
+def in_turn(backend, wait, hand_on):
+    """The order in which coroutines on several loops, which began to wait one after the other, are served.
+
+    `wait()` waits; each call of `hand_on()`, on a loop of its own, lets one of them through, and then no other before
+    that one has noted itself.
+    """
     order = []
     queued = [threading.Event() for _ in range(THREADS + 1)]
     queued[0].set()
+    served = threading.Semaphore(0)
 
     def worker(number):
         async def main():
             queued[number].wait(TIMEOUT)
-            acquiring = asyncio.ensure_future(lock.acquire())
+            waiting = asyncio.ensure_future(wait())
             await asyncio.sleep(0)
-            assert not acquiring.done()
+            assert not waiting.done()
             queued[number + 1].set()
-            await acquiring
+            await waiting
             order.append(number)
-            lock.release()
+            served.release()
         return main
 
     async def owner():
-        await lock.acquire()
-        started.set()
-        await asyncio.get_running_loop().run_in_executor(None, queued[THREADS].wait, TIMEOUT)
-        lock.release()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, queued[THREADS].wait, TIMEOUT)
+        for _ in range(THREADS):
+            await hand_on()
+            assert await loop.run_in_executor(None, served.acquire, True, TIMEOUT)
 
-    started = threading.Event()
-    first = threading.Thread(target=in_threads, args=(backend, owner))
-    first.start()
-    started.wait(TIMEOUT)
-    in_threads(backend, *map(worker, range(THREADS)))
-    first.join()
-    assert order == list(range(THREADS))
+    in_threads(backend, owner, *map(worker, range(THREADS)))
+    return order
+
+
+@pytest.mark.parametrize("kind", [sync.Lock, sync.Semaphore, sync.BoundedSemaphore])
+def test_locks_are_fair(backend, kind):
+    """Those who wait get it in the order in which they came, whichever loop they are on."""
+    lock = kind()
+    asyncio.run(lock.acquire())
+
+    async def release():
+        lock.release()
+    assert in_turn(backend, lock.acquire, release) == list(range(THREADS))
+    assert lock.locked() and not lock._waiters
+
+
+def test_queue_is_fair(backend):
+    queue = sync.Queue(maxsize=1)
+
+    async def put():
+        await queue.put(None)
+    assert in_turn(backend, queue.get, put) == list(range(THREADS))
+    queue.put_nowait(None)
+    assert in_turn(backend, put, queue.get) == list(range(THREADS))
+    assert queue.full() and not queue._getters and not queue._putters
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -239,6 +262,221 @@ def test_barrier_across_loops(backend):
     in_threads(backend, *[main] * THREADS)
     assert sorted(rounds) == [(i, n) for i in range(20) for n in range(THREADS)]
     assert [i for i, _ in rounds] == sorted(i for i, _ in rounds)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_condition_with_cancelled_waiters(backend, seed):
+    """Each item is taken once, and the lock is free again, whenever those who wait for it are cancelled."""
+    condition = sync.Condition()
+    items, taken = [], []
+    count = 200
+    is_closed = False
+
+    async def take():
+        async with condition:
+            await condition.wait_for(lambda: items or is_closed)
+            assert condition.locked()
+            if items:
+                taken.append(items.pop())
+
+    def consumer(number):
+        chance = random.Random(seed * 100 + number)
+
+        async def main():
+            while not is_closed:
+                await asyncio.gather(*[perhaps_cancelled(chance, take()) for _ in range(3)])
+        return main
+
+    async def produce():
+        nonlocal is_closed
+        for i in range(count):
+            async with condition:
+                items.append(i)
+                condition.notify()
+        while len(taken) < count:
+            await asyncio.sleep(0.001)  # tidy: sleep to look again later, nothing is assumed of its length
+        async with condition:
+            is_closed = True
+            condition.notify_all()
+
+    in_threads(backend, produce, *map(consumer, range(THREADS)))
+    assert sorted(taken) == list(range(count))
+    assert not condition.locked() and not condition._waiters and not condition._lock._waiters
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_event_with_cancelled_waiters(backend, seed):
+    event = sync.Event()
+    left = THREADS
+
+    def waiter(number):
+        chance = random.Random(seed * 100 + number)
+
+        async def main():
+            nonlocal left
+            passed = 0
+            while passed < 100:
+                passed += sum(await asyncio.gather(*[perhaps_cancelled(chance, event.wait()) for _ in range(5)]))
+            with guard:
+                left -= 1
+        return main
+
+    async def switch():
+        while left > 0:
+            event.set()
+            await asyncio.sleep(0)
+            event.clear()
+            await asyncio.sleep(0)
+
+    guard = threading.Lock()
+    in_threads(backend, switch, *map(waiter, range(THREADS)))
+    assert not event._waiters and not event.is_set()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_barrier_with_cancelled_waiters(backend, seed):
+    """Who is cancelled before the barrier is full does not count; the others pass in each round."""
+    barrier = sync.Barrier(THREADS)
+    begun, filled = threading.Barrier(THREADS, timeout=TIMEOUT), threading.Barrier(THREADS, timeout=TIMEOUT)
+    passed = []
+
+    def party(number):
+        chance = random.Random(seed * 100 + number)
+
+        async def main():
+            for i in range(20):
+                if number > 0:  # so that those who give up are never enough
+                    task = asyncio.ensure_future(barrier.wait())
+                    for _ in range(chance.randrange(4)):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                begun.wait()
+                passed.append((i, await barrier.wait()))
+                filled.wait()
+        return main
+
+    in_threads(backend, *map(party, range(THREADS)))
+    assert sorted(passed) == [(i, index) for i in range(20) for index in range(THREADS)]
+    assert barrier.n_waiting == 0 and not barrier.broken and not barrier._cond._waiters
+
+
+def woken_and_cancelled(backend, wait, wake):
+    """One that waits is woken by another loop and cancelled by its own, in this order, before it can run.
+
+    What it was woken for is for the next one, which waits on a third loop: this returns when that one got it.
+    """
+    waits = [threading.Event(), threading.Event()]
+    woken = threading.Event()
+
+    async def first():
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        assert not task.done()
+        waits[0].set()
+        assert woken.wait(TIMEOUT)  # this loop stands still
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def second():
+        assert waits[0].wait(TIMEOUT)
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        assert not task.done()
+        waits[1].set()
+        await task
+
+    async def waker():
+        assert waits[1].wait(TIMEOUT)
+        await wake()
+        woken.set()
+
+    in_threads(backend, first, second, waker)
+
+
+def test_wakeup_of_a_cancelled_waiter_is_passed_on(backend):
+    lock, semaphore, condition = sync.Lock(), sync.Semaphore(0), sync.Condition()
+    queue, full = sync.Queue(), sync.Queue(maxsize=1)
+    asyncio.run(lock.acquire())
+    full.put_nowait(None)
+
+    async def wait_for_condition():
+        async with condition:
+            await condition.wait()
+
+    async def notify():
+        async with condition:
+            condition.notify()
+
+    def soon(function, *args):
+        async def call():
+            return function(*args)
+        return call
+
+    woken_and_cancelled(backend, lock.acquire, soon(lock.release))
+    woken_and_cancelled(backend, semaphore.acquire, soon(semaphore.release))
+    woken_and_cancelled(backend, wait_for_condition, notify)
+    woken_and_cancelled(backend, queue.get, soon(queue.put_nowait, None))
+    woken_and_cancelled(backend, lambda: full.put(None), soon(full.get_nowait))
+    assert lock.locked() and semaphore._value == 0 and not condition.locked() and queue.empty() and full.full()
+    for left in (lock._waiters, semaphore._waiters, condition._waiters, queue._getters, full._putters):
+        assert not left
+
+
+def test_cancelled_waiters_hold_up_nobody(backend):
+    """Woken and cancelled where all are woken: the others pass, and the next round is a whole one."""
+    event, barrier = sync.Event(), sync.Barrier(3)
+
+    async def set_event():
+        event.set()
+
+    woken_and_cancelled(backend, event.wait, set_event)
+    assert event.is_set() and not event._waiters
+    woken_and_cancelled(backend, barrier.wait, barrier.wait)
+    assert barrier.n_waiting == 0 and not barrier.broken
+    in_threads(backend, *[barrier.wait] * 3)
+
+
+def test_condition_cancelled_while_it_waits_for_its_lock(backend):
+    """wait() ends with the lock, though another loop had it when the waiter was cancelled."""
+    condition = sync.Condition()
+    waits, cancelled = threading.Event(), threading.Event()
+    has_left = False
+
+    async def wait():
+        async with condition:
+            try:
+                await condition.wait()
+            finally:
+                assert has_left and condition.locked()
+
+    async def waiter():
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        waits.set()
+        while not condition._lock._waiters:
+            await asyncio.sleep(0.001)  # tidy: sleep to look again later, nothing is assumed of its length
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not task.done()
+        cancelled.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def holder():
+        nonlocal has_left
+        assert waits.wait(TIMEOUT)
+        async with condition:
+            condition.notify()
+            assert cancelled.wait(TIMEOUT)
+            has_left = True
+
+    in_threads(backend, waiter, holder)
+    assert not condition.locked() and not condition._waiters and not condition._lock._waiters
 
 
 def test_loop_that_was_closed_is_passed_over(new_loop):

@@ -75,11 +75,14 @@ def python_steps():
         steps.append(Step(f"cpython-types/{tag}", f"CPython's tests of tasks, streams and locks on our types, {tag}",
                           lambda job, t=tag: pythons.native_types(job, t), needs=needs,
                           is_default=tag in ends))
+    tag = pythons.tag_of(pythons.FREE_THREADED)
+    steps.append(Step(f"stress/{tag}", f"{pythons.STRESS_TASKS:,} strands on four workers, three times, on {tag}",
+                      pythons.stress, needs=tags[tag], is_default=False))
     return steps
 
 
 MATRIX_WORDS = ["cpython", "cpython-types", "python/cp312/io_uring", "python/cp312/epoll", "python/cp313/epoll",
-                "matrix"]
+                "matrix", "stress/cp313t"]
 
 
 def matrix_steps():

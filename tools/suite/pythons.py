@@ -18,6 +18,8 @@ BACKENDS = ("io_uring", "epoll")
 OTHER_VERSIONS = ("3.12", "3.13")
 FREE_THREADED = "3.13t"
 IN_CI = ("3.13", FREE_THREADED)  # and that of .venv; the others on request
+STRESS_TASKS = 1_000_000
+STRESS_SECONDS = 3600  # for one run; see src/sched/README.md for what it takes
 FORKY_VERSIONS = ("3.14", "3.15")  # in the system that tools/debian-forky makes
 
 
@@ -144,6 +146,18 @@ def on_backend(job, tag, backend, run):
 def python_tests(job, tag, backend):
     return on_backend(job, tag, backend, lambda: run_pytest(
         job, command_of(tag, {"PYLOOP_BACKEND": backend}), f"python/{tag}/{backend}", ["tests/python"], {}))
+
+
+def stress(job):
+    """The million of tests/python/test_parallel_stress.py where strands really run at once, three times."""
+    tag = tag_of(FREE_THREADED)
+    total = Outcome()
+    for number, backend in enumerate((*BACKENDS, BACKENDS[0]), 1):
+        python = command_of(tag, {"PYLOOP_BACKEND": backend, "PYLOOP_STRESS_TASKS": str(STRESS_TASKS)})
+        label = f"stress/{tag}/{number}-{backend}"
+        total.add(on_backend(job, tag, backend, lambda p=python, name=label: run_pytest(
+            job, p, name, ["tests/python/test_parallel_stress.py"], {}, timeout=STRESS_SECONDS)))
+    return total
 
 
 def conformance(job, tag, backend, debug=False):

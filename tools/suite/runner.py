@@ -200,11 +200,14 @@ class Board:
 
 
 def select(steps, words):
-    """The steps that the words name, with everything those need; all default ones without words."""
+    """The steps that the words name, with everything those need; all default ones without words.
+
+    A word is a step's whole name, or else a group: `stress` is not `stress/cp313t`, too.
+    """
     by_name = {step.name: step for step in steps}
     chosen = set()
     for word in words:
-        found = [n for n in by_name if n == word or n.startswith(word + "/")]
+        found = [word] if word in by_name else [n for n in by_name if n.startswith(word + "/")]
         if not found:
             groups = sorted({n.split("/")[0] for n in by_name})
             sys.exit(f"tools/test: no step {word}; there are: {' '.join(groups)}")
