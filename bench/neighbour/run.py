@@ -6,11 +6,13 @@ throughput as a part of the first's, `neighbour` the part of a core that the thr
 
 It computes on the client's core, which is idle while it does: who waits for the GIL then waits for
 nothing else. In the cases named one-core it shares the server's core, and the kernel lets it
-finish its time slice before whoever waited for the GIL may even ask for it. The client shares its core with the
-thread, so where it has as much to do as it can it waits for that core, up to a time slice of some 4 ms, however
-fast the server is. So each window is followed by one in which PACE messages a second are due and the client
-has a real-time priority: that takes a tenth of the core from the thread, and what is measured is the server. In the cases named
+finish its time slice before whoever waited for the GIL may even ask for it. In the cases named
 interval pyloop shortens the interpreter's switch interval.
+
+The client shares its core with the thread, so where it has as much to do as it can it waits for
+that core, up to a time slice of some 4 ms, however fast the server is. So each window is followed
+by one in which PACE messages a second are due and the client has a real-time priority: that takes
+a tenth of the core from the thread, and what is measured is the server.
 """
 
 from __future__ import annotations

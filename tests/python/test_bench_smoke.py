@@ -4,7 +4,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -68,6 +70,61 @@ def test_each_message_of_rate_has_a_connection_of_its_own():
             assert load.count(3)["messages"] == 3
         thread.join()
     assert len(set(sources)) == 4
+
+
+class PacedServer:
+    """Echoes 100 bytes on each connection, and notes when which of them brought a message."""
+
+    def __init__(self, connections, hold=0.0):
+        """The first message after the one that proves a connection is answered `hold` seconds late."""
+        self.arrivals = []
+        self._hold = hold
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._serve, args=[i]) for i in range(connections)]
+
+    def _serve(self, number):
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.sendall(connection.recv(100, socket.MSG_WAITALL))
+            while message := connection.recv(100, socket.MSG_WAITALL):
+                self.arrivals.append((time.monotonic(), number))
+                if self._hold and len(self.arrivals) == 1:
+                    time.sleep(self._hold)  # tidy: sleep because the server is to be slow once
+                connection.sendall(message)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc):
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+
+@needs_compiler
+@pytest.mark.parametrize("connections", [1, 3])
+def test_paced_messages_are_that_many_and_none_is_early(connections):
+    with PacedServer(connections) as server:
+        with common.Load(server.port, connections, CORE, size=100) as load:
+            started = time.monotonic()
+            result = load.pace(40, 0.3)
+    assert result["messages"] == 12 and result["bytes"] == 1200
+    assert result["served_min"] == result["served_max"] == 12 // connections
+    for number, (when, _) in enumerate(sorted(server.arrivals)):
+        assert when - started >= number / 40 - 1e-6
+
+
+@needs_compiler
+def test_a_paced_message_is_timed_from_when_it_was_due():
+    with PacedServer(1, hold=0.4) as server:
+        with common.Load(server.port, 1, CORE, size=100) as load:
+            result = load.pace(20, 0.2)
+    # Due after 0, 50, 100 and 150 ms, and none was answered before 400: nor was one left out.
+    assert result["messages"] == 4
+    assert result["p50_ns"] >= 0.28e9 and result["max_ns"] >= 0.4e9  # p50: of 250, 300, 350 and 400 ms
 
 
 @needs_compiler
