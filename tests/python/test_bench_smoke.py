@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import chart, common, report, targets  # noqa: E402
-from bench.__main__ import SHARES, SUITES, command_line, parse, plan_of_all  # noqa: E402
+from bench.__main__ import SHARES, SUITES, command_line, named, parse, plan_of_all  # noqa: E402
 from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
 from bench.ioworker import run as ioworker  # noqa: E402
 from bench.neighbour import run as neighbour  # noqa: E402
+from bench.parallel import run as parallel  # noqa: E402
 from bench.servers import programs, ws_load  # noqa: E402
 from bench.sweep import run as sweep  # noqa: E402
 
@@ -279,6 +280,12 @@ def test_cases_of_all_name_their_suite():
     assert abs(sum(SHARES.values()) - 1) < 1e-9 and SHARES.keys() == SUITES.keys() - {"parallel", "ioworker"}
 
 
+def test_files_are_named_by_interpreter_and_suite():
+    assert named(Path("a/r.json"), "", "") == Path("a/r.json")
+    assert named(Path("a/r.json"), "cp313", "echo") == Path("a/r-cp313-echo.json")
+    assert named(Path("a/r.json"), "", "echo") == Path("a/r-echo.json")
+
+
 def test_every_case_name_is_understood():
     for case in (*echo.DEFAULT_CASES, *echo.FULL_CASES):
         assert echo.parse(case)[0] in places.STYLES
@@ -290,13 +297,45 @@ def test_every_case_name_is_understood():
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["protocol/4", "http/4"])
+@pytest.mark.parametrize("case", ["protocol/4", "http/4", "unix/4"])
 def test_servers_of_a_sweep_take_turns(case):
     plan = common.Plan(pairs=1, quick=True)
     samples = list(sweep.alternate(plan, case, ["pyloop-epoll", "pyloop-auto"]))
     order = [(sample.round, sample.variant.removeprefix("pyloop-")) for sample in samples]
     assert order == [(0, "epoll"), (0, "auto"), (1, "auto"), (1, "epoll")]
     assert all(sample.metrics["messages_per_s"] > 0 for sample in samples)
+    assert all(sample.metrics["bytes"] == 1024 for sample in samples) or case == "http/4"
+
+
+def test_other_loops_take_part_in_a_sweep_by_name_and_not_in_http():
+    assert sweep.known_variants(common.Plan()) == sweep.VARIANTS
+    plan = common.Plan(variants=["uvloop", "pyloop-epoll"], cases=["http/4", "rate/4"])
+    assert sweep.known_variants(plan) == sweep.VARIANTS + sweep.OTHERS
+    assert sweep.cases_of(plan) == ["rate/4"]
+    assert plan.skipped == {"http/4": "the load http is measured on pyloop's server only, not on uvloop"}
+    plan = common.Plan(variants=["pyloop-epoll"], cases=["http/4"])
+    assert sweep.cases_of(plan) == ["http/4"] and not plan.skipped
+    with pytest.raises(common.BenchError, match="nothing to measure"):
+        sweep.cases_of(common.Plan(variants=["asyncio"], cases=["http/4"]))
+    with pytest.raises(common.BenchError, match="unknown case"):
+        sweep.cases_of(common.Plan(cases=["websockets/4"]))
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded interpreter")
+@pytest.mark.parametrize("case", ["integers/uniform", "json/skewed", "balance/connections"])
+def test_children_of_parallel_take_turns(case):
+    plan = common.Plan(pairs=2, quick=True)
+    names = ["threads", "asyncio a thread"] * case.startswith(("integers", "json")) + ["pyloop-epoll"]
+    samples = list(parallel.alternate(plan, case, names))
+    shifted = names[1:] + names[:1]
+    assert [(s.round, s.variant) for s in samples] == [(0, name) for name in names] + [(1, name) for name in shifted]
+    for sample in samples:
+        assert 0 <= sample.disturbed <= 1
+        if case.startswith("balance"):
+            assert sample.metrics["spread_ms"] > 0 and 0 < sample.metrics["busiest"] <= 1
+        else:
+            ratio = sample.metrics["ops_2"] / sample.metrics["ops_1"]
+            assert sample.metrics["scaling"] == pytest.approx(ratio) and sample.metrics["cpu_growth"] > 0
 
 
 def test_missed_and_unknown_targets_are_listed_together():
@@ -341,7 +380,9 @@ def test_programs_serve_their_load(kind):
             argv = [sys.executable, "-m", "bench.servers.ws_load", str(port), "4", "1024"]
             load = common.LoadProcess(argv, {cores.client})
         with load:
-            assert load.count(100)["messages"] == 100
+            result = load.count(100)
+            assert result["messages"] == 100
+            assert result["bytes"] == 100 * 1028 if kind == "websockets" else result["bytes"] > 100 * len(programs.BODY)
             assert load.run(0.05)["connections_served"] == 4
     assert server.process.returncode == 0, server.log_tail()
 
