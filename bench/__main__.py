@@ -66,8 +66,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seconds", type=float,
         help=f"length of a timed window (2.0; with a time limit {LIMITED_SECONDS})")
     add("--minutes", type=float,
-        help="time limit: every case of a suite, and of the rounds as many as fit, three at least "
-        f"(all: {ALL_MINUTES:g}; a single suite: none, and its main cases only)")
+        help="time limit for an interpreter: every case of a suite, and of the rounds as many as fit, three "
+        f"at least (all: {ALL_MINUTES:g}; a single suite: none, and its main cases only)")
     add("--variants", default="", help="only these, with commas: uvloop,pyloop-epoll")
     add("--cases", default="", help="only these, with commas; echo and micro: also 'full'")
     add("--again", action="store_true", help="the baseline twice: what difference is noise")
@@ -75,7 +75,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--instructions", choices=["auto", "perf", "cachegrind", "none"], default="auto",
         help="how user instructions are counted (auto: by hardware, else by Cachegrind)")
     add("--python", default=sys.executable,
-        help="the interpreter that is measured (tools/bench makes an environment for it)")
+        help="the interpreter that is measured; tools/bench makes an environment for it and takes the option "
+        "several times (all: that of .venv, then 3.13 where there is one)")
+    add("--tag", default="",
+        help="comes into the names of files, r-TAG.json; tools/bench sets it where it measures several interpreters")
     add("--json", type=Path, metavar="FILE", help="write all samples and the summary")
     add("--markdown", type=Path, metavar="FILE", help="write the tables (always printed too)")
     add("--svg", type=Path, metavar="FILE", help="draw the chart")
@@ -122,8 +125,9 @@ def plan_of_all(
     return plan
 
 
-def with_suite(path: Path, suite: str, several: bool) -> Path:
-    return path.with_stem(f"{path.stem}-{suite}") if several else path
+def named(path: Path, *parts: str) -> Path:
+    """r.json with what is not empty of the parts: r-cp313-echo.json."""
+    return path.with_stem("-".join([path.stem, *filter(None, parts)]))
 
 
 def command_line(arguments: list[str]) -> str:
@@ -150,7 +154,7 @@ def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool
                (options.svg, chart.draw))  # fmt: skip
     for path, render in outputs:
         if path:
-            with_suite(path, suite, several).write_text(render(result))
+            named(path, options.tag, suite if several else "").write_text(render(result))
     return result
 
 
@@ -171,7 +175,7 @@ def run_all(options: argparse.Namespace, cores: Cores) -> bool:
     text = report.missed(results)
     print(text)
     if options.markdown:
-        with_suite(options.markdown, "targets", True).write_text(text)
+        named(options.markdown, options.tag, "targets").write_text(text)
     return complete
 
 

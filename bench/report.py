@@ -23,6 +23,7 @@ _LOAD_COLUMNS = (
     ("user_ns", "user ns", "{:,.0f}"),
     ("kernel_ns", "kernel ns", "{:,.0f}"),
     ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
+    ("bytes", "bytes", "{:,.0f}"),
     ("server_busy", "server busy", "{:.0%}"),
 )
 
@@ -49,6 +50,7 @@ COLUMNS = {
         ("user_ns", "user ns", "{:,.0f}"),
         ("kernel_ns", "kernel ns", "{:,.0f}"),
         ("rss_per_idle", "RSS B/idle conn.", "{:,.0f}"),
+        ("bytes", "bytes", "{:,.0f}"),
         ("server_busy", "server busy", "{:.0%}"),
     ),
     "echo": _LOAD_COLUMNS,

@@ -11,9 +11,12 @@
  * Without --seconds and --messages it obeys one command per line on standard input, so that a
  * measuring script can put its counters exactly around a run:
  *
- *   run SECONDS    load for that long            count MESSAGES    that many messages in all
- *   pace MESSAGES_PER_S SECONDS    that many in a second, evenly; a message that is late because
- * the one before has no answer yet counts its time from when it was due
+ *   run SECONDS                    load for that long
+ *   count MESSAGES                 that many messages in all
+ *   pace MESSAGES_PER_S SECONDS    that many in a second, evenly
+ *
+ * A paced message that is late, because the one before it on its connection has no answer yet,
+ * counts its time from when it was due.
  *
  * After connecting it prints "ready"; each run prints one line of JSON. End of input ends it.
  * Each connection is proved by one message before "ready": nothing waits in a backlog unserved.
@@ -44,6 +47,8 @@
 #define CONNECT_BATCH 64u /* connections opened before each proves itself */
 #define STALL_MS 10000
 #define NS_PER_S 1000000000ull
+#define NS_PER_MS 1000000ull
+#define WAIT_FOR_ANSWER (STALL_MS * NS_PER_MS)
 
 static uint64_t
 now_ns(void)
@@ -151,11 +156,12 @@ message_done(struct load *load, struct conn *conn)
     }
 }
 
-/* Starts what is due at `now`. Returns the nanoseconds until the next is, or the deadline. */
+/* Starts what is due at `now`. Returns the nanoseconds until the next is; WAIT_FOR_ANSWER when none
+ * is to come, or only behind an answer. */
 static uint64_t
 start_due(struct load *load, uint64_t now)
 {
-    uint64_t next = load->deadline_ns;
+    uint64_t next = UINT64_MAX;
     for (uint32_t i = 0; i < load->connections; i++) {
         struct conn *conn = &load->conns[i];
         if (conn->busy || conn->due_ns >= load->deadline_ns) {
@@ -168,10 +174,10 @@ start_due(struct load *load, uint64_t now)
             next = conn->due_ns;
         }
     }
-    return next - now;
+    return next == UINT64_MAX ? WAIT_FOR_ANSWER : next - now;
 }
 
-/* The events of `wait_ns` at most; 0 when there were none. */
+/* The number of events within `wait_ns`; -1 when a signal came first. */
 static int
 wait_events(struct load *load, struct epoll_event *events, uint64_t wait_ns)
 {
@@ -181,7 +187,7 @@ wait_events(struct load *load, struct epoll_event *events, uint64_t wait_ns)
     if (count < 0 && errno != EINTR) {
         load_fail(load, NULL, "epoll_pwait2", errno);
     }
-    return count < 0 ? 0 : count;
+    return count;
 }
 
 /* Compares what arrived with the same stretch of the message. */
@@ -286,36 +292,39 @@ serve_events(struct load *load, const struct epoll_event *events, int count)
     }
 }
 
+/* Waits that long and serves what came; ends the program when an answer is overdue. */
+static void
+serve(struct load *load, uint64_t wait_ns)
+{
+    struct epoll_event events[EVENTS_MAX];
+    int count = wait_events(load, events, wait_ns);
+    if (count == 0 && load->in_flight > 0 && wait_ns >= WAIT_FOR_ANSWER) {
+        fprintf(stderr, "load: %u of %u connections got no answer for %d ms\n", load->in_flight,
+                load->connections, STALL_MS);
+        exit(1);
+    }
+    serve_events(load, events, count);
+}
+
 /* Serves the connections until nothing is in flight. */
 static void
 drain(struct load *load)
 {
-    struct epoll_event events[EVENTS_MAX];
     while (load->in_flight > 0) {
-        int count = epoll_wait(load->epoll_fd, events, EVENTS_MAX, STALL_MS);
-        if (count < 0 && errno != EINTR) {
-            load_fail(load, NULL, "epoll_wait", errno);
-        }
-        if (count == 0) {
-            fprintf(stderr, "load: %u of %u connections got no answer for %d ms\n", load->in_flight,
-                    load->connections, STALL_MS);
-            exit(1);
-        }
-        serve_events(load, events, count);
+        serve(load, WAIT_FOR_ANSWER);
     }
 }
 
-/* Starts messages when they are due, until the deadline, then drains. */
+/* Starts messages when they are due. Those that were late at the deadline are sent after it: left
+ * out, they would be the ones that waited longest. */
 static void
 keep_pace(struct load *load)
 {
-    struct epoll_event events[EVENTS_MAX];
-    uint64_t now;
-    while ((now = now_ns()) < load->deadline_ns) {
-        uint64_t wait_ns = start_due(load, now);
-        serve_events(load, events, wait_events(load, events, wait_ns));
+    uint64_t wait_ns = start_due(load, now_ns());
+    while (load->in_flight > 0 || wait_ns != WAIT_FOR_ANSWER) {
+        serve(load, wait_ns);
+        wait_ns = start_due(load, now_ns());
     }
-    drain(load);
 }
 
 static void

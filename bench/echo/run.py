@@ -47,9 +47,11 @@ OTHER_CASES = (
     "rate/1KiB/64",
 )  # fmt: skip
 IDLE_CASES = (
-    "protocol/idle/10000", "protocol/idle/18000", "streams/idle/10000",
-    "native-streams/idle/10000", "tls/idle/1000",
+    "protocol/idle/10000", "streams/idle/10000", "native-streams/idle/10000", "tls/idle/1000",
+    "protocol/idle/18000", "streams/idle/18000", "native-streams/idle/18000",
+    "buffered/idle/10000", "unix/idle/10000",
 )  # fmt: skip
+DEFAULT_IDLE_CASES = IDLE_CASES[:4]
 
 DEFAULT_CASES = (
     *(f"{style}/1KiB/64" for style in STYLES),
@@ -58,7 +60,7 @@ DEFAULT_CASES = (
     "protocol/100KiB/64",
     "streams/100KiB/64",
     "native-streams/100KiB/64",
-    *(case for case in IDLE_CASES if not case.endswith("18000")),
+    *DEFAULT_IDLE_CASES,
 )
 """Cases are STYLE/SIZE/CONNECTIONS or STYLE/idle/CONNECTIONS."""
 
@@ -154,6 +156,7 @@ def measure_load(server: Server, load: Load, plan: Plan) -> tuple[dict[str, floa
         result = load.run(plan.seconds)
     metrics = window.per(result["messages"])
     metrics["messages_per_s"] = result["messages"] * 1e9 / result["wall_ns"]
+    metrics["bytes"] = result["bytes"] / result["messages"]
     for name in ("p50", "p99", "p999"):
         metrics[f"{name}_us"] = result[f"{name}_ns"] / 1000
     if plan.counts_syscalls() and not counters.syscalls_problem():

@@ -143,6 +143,7 @@ def measure(name: str, case: str, plan: Plan) -> Sample:
             result = wrk(port, plan.seconds, size, plan.cores.client)
         metrics = window.per(result["requests"])
         metrics["requests_per_s"] = result["requests"] * 1e6 / result["wall_us"]
+        metrics["bytes"] = result["bytes"] / result["requests"]
         metrics["p50_us"], metrics["p99_us"] = result["p50_us"], result["p99_us"]
         metrics.update(count_syscalls(server, port, body, plan))
         if not plan.quick:

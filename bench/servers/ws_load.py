@@ -98,6 +98,7 @@ def run(connections: list[Connection], seconds: float = 0.0, count: int = 0) -> 
     at = {f"{name}_ns": times[len(times) * part // 1000] for name, part in
           (("p50", 500), ("p99", 990), ("p999", 999))}  # fmt: skip
     return {"messages": len(times), "wall_ns": wall, "connections": len(connections),
+            "bytes": len(times) * len(connections[0].expected),  # each was compared as a whole
             "connections_served": sum(c.served > 0 for c in connections), **at}  # fmt: skip
 
 

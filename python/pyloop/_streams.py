@@ -30,8 +30,25 @@ def _with_our_classes(function):
 _connection_made = _with_our_classes(streams.StreamReaderProtocol.connection_made)
 
 
+class _Unread(bytearray):
+    """A copy of what a reader has not given out. asyncio's start_tls() takes the start of a handshake from it."""
+
+    __slots__ = ("_reader",)
+
+    def clear(self):
+        """Empties the reader, too."""
+        super().clear()
+        _core.StreamReaderCore._buffer.__delete__(self._reader)
+
+
 class StreamReader(_core.StreamReaderCore, streams.StreamReader):
     """asyncio.StreamReader(limit=65536, loop=None)"""
+
+    @property
+    def _buffer(self):
+        unread = _Unread(_core.StreamReaderCore._buffer.__get__(self))
+        unread._reader = self
+        return unread
 
 
 class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtocol):
@@ -51,7 +68,11 @@ class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtoco
         writer = StreamWriter(transport, self, reader, self._loop)
         if _KEEPS_WRITER:
             self._stream_writer = writer
-        result = self._client_connected_cb(reader, writer)
+        try:
+            result = self._client_connected_cb(reader, writer)
+        except Exception as error:  # of a plain function; older asyncio leaves its connection open
+            self._handler_failed(error, transport)
+            result = None
         if asyncio.iscoroutine(result):
             self._task = self._loop.create_task(result)
             self._watch_handler(self._task, transport)
@@ -65,9 +86,12 @@ class StreamReaderProtocol(_core.StreamProtocolCore, streams.StreamReaderProtoco
             return
         error = task.exception()
         if error is not None:
-            self._loop.call_exception_handler({
-                "message": "Unhandled exception in client_connected_cb", "exception": error, "transport": transport})
-            transport.close()
+            self._handler_failed(error, transport)
+
+    def _handler_failed(self, error, transport):
+        self._loop.call_exception_handler({
+            "message": "Unhandled exception in client_connected_cb", "exception": error, "transport": transport})
+        transport.close()
 
 
 class StreamWriter(_core.StreamWriterCore, streams.StreamWriter):

@@ -213,6 +213,18 @@ pyl_context_is_empty(void)
     return context == NULL || PyMapping_Size(context) == 0;
 }
 
+/* Whether the value that Python code hands to a setter of ours is the result of an expression that
+ * nobody else has. From 3.14 on a local variable is lent: its one reference is the variable's. */
+static inline bool
+pyl_is_temporary(PyObject *value)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return PyUnstable_Object_IsUniqueReferencedTemporary(value);
+#else
+    return Py_REFCNT(value) == 1;
+#endif
+}
+
 #if PY_VERSION_HEX < 0x030D0000
 static inline int
 PyObject_GetOptionalAttr(PyObject *object, PyObject *name, PyObject **ret)

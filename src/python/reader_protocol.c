@@ -208,7 +208,7 @@ set_closed(PyObject *self, PyObject *value, void *unused)
 {
     struct pyl_state *state = protocol_of(self)->state;
     bool is_fresh = value == NULL || (Py_IS_TYPE(value, state->future_type) &&
-                                      Py_REFCNT(value) == 1 && !pyl_future_is_done(value));
+                                      pyl_is_temporary(value) && !pyl_future_is_done(value));
     (void)unused;
     PyObject *kept = is_fresh ? NULL : Py_NewRef(value);
     Py_XDECREF(swap_field(self, &protocol_of(self)->closed, kept));

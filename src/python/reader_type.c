@@ -260,6 +260,22 @@ get_buffer(PyObject *self, void *unused)
                                          (Py_ssize_t)pyl_reader_buffer_size(buffer));
 }
 
+/* del reader._buffer: nothing of it is left to read. */
+static int
+set_buffer(PyObject *self, PyObject *value, void *unused)
+{
+    struct pyl_reader *reader = reader_of(self);
+    (void)unused;
+    if (value != NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_buffer can only be deleted");
+        return -1;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    pyl_reader_buffer_clear(&reader->buffer, reader->native);
+    Py_END_CRITICAL_SECTION();
+    return 0;
+}
+
 /* An object field that is None on the Python side while it is NULL; closure: its offset. */
 static PyObject *
 get_object(PyObject *self, void *offset)
@@ -277,7 +293,7 @@ set_object(PyObject *self, PyObject *value, void *offset)
 }
 
 static PyGetSetDef reader_getset[] = {
-    {"_buffer", get_buffer, NULL, PyDoc_STR("A copy of what has not been read yet."), NULL},
+    {"_buffer", get_buffer, set_buffer, PyDoc_STR("A copy of what has not been read yet."), NULL},
     {"_waiter", get_object, set_object, NULL, (void *)offsetof(struct pyl_reader, waiter)},
     {"_exception", get_object, set_object, NULL, (void *)offsetof(struct pyl_reader, exception)},
     {"_transport", get_object, set_object, NULL, (void *)offsetof(struct pyl_reader, transport)},

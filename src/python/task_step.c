@@ -248,9 +248,14 @@ step(struct pyl_task *task, PyObject *exception)
 static int
 step_woken(struct pyl_task *task, PyObject *object)
 {
+    struct pyl_state *state = task->future.state;
     PyObject *value;
-    if (PYL_UNLIKELY(!pyl_future_is_final(task->future.state, object))) {
-        value = PyObject_CallMethodNoArgs(object, task->future.state->str.result);
+    if (PYL_UNLIKELY(!pyl_future_is_final(state, object))) {
+        if (pyl_future_is_ours(state, object) &&
+            pyl_future_awaited_by_discard(pyl_future_cast(object), (PyObject *)task) < 0) {
+            return -1;
+        }
+        value = PyObject_CallMethodNoArgs(object, state->str.result);
         if (value != NULL) {
             Py_DECREF(value);
             return step(task, NULL);

@@ -126,6 +126,12 @@ await_foreign(struct pyl_task *task, PyObject *yielded, bool is_blocking)
         add_wakeup(task, yielded) < 0) {
         return -1;
     }
+    /* A class derived from ours does not know its waiter as one: it was given a callable. Once it
+     * is done, step_woken() takes that back. */
+    if (pyl_future_is_ours(state, yielded) &&
+        pyl_future_awaited_by_add(pyl_future_cast(yielded), (PyObject *)task) < 0) {
+        return -1;
+    }
     Py_XSETREF(task->fut_waiter, Py_NewRef(yielded));
     return pass_on_cancel(task);
 }

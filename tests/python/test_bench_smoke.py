@@ -4,7 +4,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -14,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import chart, common, report, targets  # noqa: E402
-from bench.__main__ import SHARES, SUITES, command_line, parse, plan_of_all  # noqa: E402
+from bench.__main__ import SHARES, SUITES, command_line, named, parse, plan_of_all  # noqa: E402
 from bench.echo import places  # noqa: E402
 from bench.echo import run as echo  # noqa: E402
 from bench.ioworker import run as ioworker  # noqa: E402
 from bench.neighbour import run as neighbour  # noqa: E402
+from bench.parallel import run as parallel  # noqa: E402
 from bench.servers import programs, ws_load  # noqa: E402
 from bench.sweep import run as sweep  # noqa: E402
 
@@ -68,6 +71,61 @@ def test_each_message_of_rate_has_a_connection_of_its_own():
             assert load.count(3)["messages"] == 3
         thread.join()
     assert len(set(sources)) == 4
+
+
+class PacedServer:
+    """Echoes 100 bytes on each connection, and notes when which of them brought a message."""
+
+    def __init__(self, connections, hold=0.0):
+        """The first message after the one that proves a connection is answered `hold` seconds late."""
+        self.arrivals = []
+        self._hold = hold
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._serve, args=[i]) for i in range(connections)]
+
+    def _serve(self, number):
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.sendall(connection.recv(100, socket.MSG_WAITALL))
+            while message := connection.recv(100, socket.MSG_WAITALL):
+                self.arrivals.append((time.monotonic(), number))
+                if self._hold and len(self.arrivals) == 1:
+                    time.sleep(self._hold)  # tidy: sleep because the server is to be slow once
+                connection.sendall(message)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc):
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+
+@needs_compiler
+@pytest.mark.parametrize("connections", [1, 3])
+def test_paced_messages_are_that_many_and_none_is_early(connections):
+    with PacedServer(connections) as server:
+        with common.Load(server.port, connections, CORE, size=100) as load:
+            started = time.monotonic()
+            result = load.pace(40, 0.3)
+    assert result["messages"] == 12 and result["bytes"] == 1200
+    assert result["served_min"] == result["served_max"] == 12 // connections
+    for number, (when, _) in enumerate(sorted(server.arrivals)):
+        assert when - started >= number / 40 - 1e-6
+
+
+@needs_compiler
+def test_a_paced_message_is_timed_from_when_it_was_due():
+    with PacedServer(1, hold=0.4) as server:
+        with common.Load(server.port, 1, CORE, size=100) as load:
+            result = load.pace(20, 0.2)
+    # Due after 0, 50, 100 and 150 ms, and none was answered before 400: nor was one left out.
+    assert result["messages"] == 4
+    assert result["p50_ns"] >= 0.28e9 and result["max_ns"] >= 0.4e9  # p50: of 250, 300, 350 and 400 ms
 
 
 @needs_compiler
@@ -222,6 +280,12 @@ def test_cases_of_all_name_their_suite():
     assert abs(sum(SHARES.values()) - 1) < 1e-9 and SHARES.keys() == SUITES.keys() - {"parallel", "ioworker"}
 
 
+def test_files_are_named_by_interpreter_and_suite():
+    assert named(Path("a/r.json"), "", "") == Path("a/r.json")
+    assert named(Path("a/r.json"), "cp313", "echo") == Path("a/r-cp313-echo.json")
+    assert named(Path("a/r.json"), "", "echo") == Path("a/r-echo.json")
+
+
 def test_every_case_name_is_understood():
     for case in (*echo.DEFAULT_CASES, *echo.FULL_CASES):
         assert echo.parse(case)[0] in places.STYLES
@@ -233,13 +297,45 @@ def test_every_case_name_is_understood():
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["protocol/4", "http/4"])
+@pytest.mark.parametrize("case", ["protocol/4", "http/4", "unix/4"])
 def test_servers_of_a_sweep_take_turns(case):
     plan = common.Plan(pairs=1, quick=True)
     samples = list(sweep.alternate(plan, case, ["pyloop-epoll", "pyloop-auto"]))
     order = [(sample.round, sample.variant.removeprefix("pyloop-")) for sample in samples]
     assert order == [(0, "epoll"), (0, "auto"), (1, "auto"), (1, "epoll")]
     assert all(sample.metrics["messages_per_s"] > 0 for sample in samples)
+    assert all(sample.metrics["bytes"] == 1024 for sample in samples) or case == "http/4"
+
+
+def test_other_loops_take_part_in_a_sweep_by_name_and_not_in_http():
+    assert sweep.known_variants(common.Plan()) == sweep.VARIANTS
+    plan = common.Plan(variants=["uvloop", "pyloop-epoll"], cases=["http/4", "rate/4"])
+    assert sweep.known_variants(plan) == sweep.VARIANTS + sweep.OTHERS
+    assert sweep.cases_of(plan) == ["rate/4"]
+    assert plan.skipped == {"http/4": "the load http is measured on pyloop's server only, not on uvloop"}
+    plan = common.Plan(variants=["pyloop-epoll"], cases=["http/4"])
+    assert sweep.cases_of(plan) == ["http/4"] and not plan.skipped
+    with pytest.raises(common.BenchError, match="nothing to measure"):
+        sweep.cases_of(common.Plan(variants=["asyncio"], cases=["http/4"]))
+    with pytest.raises(common.BenchError, match="unknown case"):
+        sweep.cases_of(common.Plan(cases=["websockets/4"]))
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded interpreter")
+@pytest.mark.parametrize("case", ["json/skewed", "balance/connections"])
+def test_children_of_parallel_take_turns(case):
+    plan = common.Plan(pairs=2, quick=True)
+    names = ["threads", "asyncio a thread"] * case.startswith("json") + ["pyloop-epoll"]
+    samples = list(parallel.alternate(plan, case, names))
+    shifted = names[1:] + names[:1]
+    assert [(s.round, s.variant) for s in samples] == [(0, name) for name in names] + [(1, name) for name in shifted]
+    for sample in samples:
+        assert 0 <= sample.disturbed <= 1
+        if case.startswith("balance"):
+            assert sample.metrics["spread_ms"] > 0 and 0 < sample.metrics["busiest"] <= 1
+        else:
+            ratio = sample.metrics["ops_2"] / sample.metrics["ops_1"]
+            assert sample.metrics["scaling"] == pytest.approx(ratio) and sample.metrics["cpu_growth"] > 0
 
 
 def test_missed_and_unknown_targets_are_listed_together():
@@ -284,7 +380,9 @@ def test_programs_serve_their_load(kind):
             argv = [sys.executable, "-m", "bench.servers.ws_load", str(port), "4", "1024"]
             load = common.LoadProcess(argv, {cores.client})
         with load:
-            assert load.count(100)["messages"] == 100
+            result = load.count(100)
+            assert result["messages"] == 100
+            assert result["bytes"] == 100 * 1028 if kind == "websockets" else result["bytes"] > 100 * len(programs.BODY)
             assert load.run(0.05)["connections_served"] == 4
     assert server.process.returncode == 0, server.log_tail()
 

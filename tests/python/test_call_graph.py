@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from pyloop import _core
+
 pytestmark = pytest.mark.skipif(not hasattr(asyncio, "capture_call_graph"), reason="call graphs came with 3.14")
 
 
@@ -60,6 +62,39 @@ def test_children_know_who_waits(run, wait, expected):
             assert parents_of(graph) == expected
         assert parents_of(graphs[2]) == ["child 0", "child 1"]
         assert all(task._asyncio_awaited_by is None for task in tasks)  # nobody waits any more
+
+    run(main())
+
+
+class DerivedFuture(_core.Future):
+    pass
+
+
+class DerivedTask(_core.Task):
+    pass
+
+
+@pytest.mark.parametrize("ending", ["result", "cancel"])
+@pytest.mark.parametrize("kind", ["future", "task"])
+def test_who_awaits_an_object_of_a_derived_class(run, kind, ending):
+    async def wait_for(awaited):
+        return await awaited
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        released = awaited = DerivedFuture(loop=loop)
+        if kind == "task":
+            awaited = DerivedTask(wait_for(released), loop=loop)
+        tasks = [loop.create_task(wait_for(awaited), name=f"waiter {i}") for i in range(3)]
+        await asyncio.sleep(0)
+        assert parents_of(asyncio.capture_call_graph(awaited)) == ["waiter 0", "waiter 1", "waiter 2"]
+        if ending == "result":
+            released.set_result("value")
+        else:
+            awaited.cancel()
+        done, _ = await asyncio.wait(tasks)
+        assert [task.cancelled() for task in done] == [ending == "cancel"] * 3
+        assert awaited._asyncio_awaited_by is None and released._asyncio_awaited_by is None
 
     run(main())
 

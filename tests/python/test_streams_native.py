@@ -354,7 +354,6 @@ def test_a_handler_may_be_a_function_and_one_that_raises_ends_the_connection(run
         writer.close()
 
     def failing(reader, writer):
-        writer.close()
         raise ValueError("at once")
 
     async def main():
@@ -363,6 +362,7 @@ def test_a_handler_may_be_a_function_and_one_that_raises_ends_the_connection(run
 
     run_each(main)
     assert [str(report["exception"]) for report in reports] == ["at once"]
+    assert reports[0]["message"] == "Unhandled exception in client_connected_cb"
     reports.clear()
 
 
@@ -504,6 +504,22 @@ def test_data_for_a_reader_that_is_gone(run):
 
     async def theirs_sees_the_end(theirs):
         return await theirs._reader.read() == b""
+    run(main())
+
+
+def test_what_start_tls_takes_from_the_buffer_is_not_read_again(run):
+    async def main():
+        reader = pyloop.StreamReader()
+        reader.feed_data(b"hello of a client")
+        unread = reader._buffer
+        assert unread == b"hello of a client" and reader._buffer == unread
+        unread.clear()
+        assert reader._buffer == b"" == unread
+        with pytest.raises(AttributeError):
+            reader._buffer = b"other"
+        reader.feed_data(b"line\n")
+        assert await reader.readline() == b"line\n"
+
     run(main())
 
 

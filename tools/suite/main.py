@@ -103,6 +103,8 @@ def matrix_steps():
         if tag in map(pythons.tag_of, pythons.FORKY_VERSIONS):
             add("python", "tests/python", pythons.python_tests)
             add("cpython", "CPython's own asyncio tests", pythons.conformance)
+            steps.append(Step(f"matrix/{tag}/types", f"CPython's tests of tasks, streams and locks on our types, {tag}",
+                              lambda job, t=tag: pythons.native_types(job, t), needs=needs, is_default=False))
         add("debug", "the same in debug mode", lambda *where: pythons.conformance(*where, debug=True))
     return steps
 

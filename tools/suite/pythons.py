@@ -182,15 +182,17 @@ def conformance(job, tag, backend, debug=False):
 
 def native_types(job, tag):
     """CPython's own tests of futures, tasks and streams with our types in asyncio's place."""
-    python = venv_python(tag)
-    status, output = job.run([python, "-c", "import test.test_asyncio"], cwd="/")
+    python = command_of(tag)
+    status, output = job.run([*python, "-c", "import test.test_asyncio"], cwd="/")
     if status != 0:
         return skipped(f"cpython-types/{tag}: this interpreter comes without its test package")
     total = Outcome()
     for loop in ("asyncio", "pyloop"):
         label = f"cpython-types/{tag} on {loop}"
-        status, output = job.run([python, "tests/cpython/run_tasks.py", "--loop", loop])
+        status, output = job.run([*python, "tests/cpython/run_tasks.py", "--loop", loop])
         outcome = read_totals(output, label) or failed(f"{label}: no totals")
+        if outcome.failed:
+            outcome.failures = [f"{label}: {name}" for name in re.findall(r"^FAIL (\S+)", output, re.MULTILINE)]
         if status != 0 and not outcome.failed:
             outcome.add(failed(f"{label} (status {status})"))
         total.add(outcome)
