@@ -17,6 +17,15 @@
 #define PYL_CONTAINER_OF(pointer, type, member) \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
+/* A thread-local variable of a word or two in a shared object, read without a call. glibc keeps
+ * room for such variables of objects that are loaded later; other systems may refuse to load them.
+ */
+#if defined(__GLIBC__)
+#define PYL_TLS_STATIC __attribute__((tls_model("initial-exec")))
+#else
+#define PYL_TLS_STATIC
+#endif
+
 #if defined(__has_feature)
 #define PYL_HAS_FEATURE(x) __has_feature(x)
 #else

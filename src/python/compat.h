@@ -66,6 +66,13 @@ pyl_gil_lock_release(struct pyl_gil_lock *lock)
 {
     PyMutex_Unlock(&lock->mutex);
 }
+
+/* An object in its tp_dealloc: this thread made it, and its reference count was never merged. */
+static inline bool
+pyl_is_born_here(PyObject *object)
+{
+    return _Py_IsOwnedByCurrentThread(object);
+}
 #else
 #define PYL_FREE_THREADED 0
 struct pyl_gil_lock {
@@ -80,6 +87,13 @@ static inline void
 pyl_gil_lock_release(struct pyl_gil_lock *lock)
 {
     (void)lock;
+}
+
+static inline bool
+pyl_is_born_here(PyObject *object)
+{
+    (void)object;
+    return true;
 }
 #endif
 

@@ -13,27 +13,28 @@
 
 /* ---- memory */
 
-static struct pyl_freelist *
+/* PYL_FREELIST_KINDS: subclasses have none. */
+static enum pyl_freelist_kind
 freelist_of(struct pyl_state *state, PyTypeObject *type)
 {
     if (type == state->task_type) {
-        return &state->tasks.task_freelist;
+        return PYL_FREELIST_TASK;
     }
-    return type == state->future_type ? &state->tasks.future_freelist : NULL;
+    return type == state->future_type ? PYL_FREELIST_FUTURE : PYL_FREELIST_KINDS;
 }
 
 struct pyl_future *
 pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
 {
-    struct pyl_freelist *freelist = freelist_of(state, type);
+    enum pyl_freelist_kind kind = freelist_of(state, type);
     PyObject *object;
-    if (PYL_UNLIKELY(freelist == NULL)) {
+    if (PYL_UNLIKELY(kind == PYL_FREELIST_KINDS)) {
         object = type->tp_alloc(type, 0);
         if (object == NULL) {
             return NULL;
         }
     } else {
-        object = pyl_freelist_new(freelist, type);
+        object = pyl_freelist_new(state, kind, type);
         if (object == NULL) {
             return NULL;
         }
@@ -48,10 +49,10 @@ void
 pyl_future_free(struct pyl_future *future)
 {
     PyTypeObject *type = Py_TYPE(future);
-    struct pyl_freelist *freelist = freelist_of(future->state, type);
+    enum pyl_freelist_kind kind = freelist_of(future->state, type);
     /* An object whose finaliser ran carries a mark that would keep it from running again. */
-    if (PYL_LIKELY(freelist != NULL && !PyObject_GC_IsFinalized((PyObject *)future))) {
-        pyl_freelist_free(freelist, (PyObject *)future);
+    if (PYL_LIKELY(kind != PYL_FREELIST_KINDS && !PyObject_GC_IsFinalized((PyObject *)future))) {
+        pyl_freelist_free(future->state, kind, (PyObject *)future);
     } else {
         type->tp_free(future);
         Py_DECREF(type);
@@ -73,8 +74,6 @@ pyl_task_state_clear(struct pyl_task_state *state)
     Py_CLEAR(state->context_names);
     Py_CLEAR(state->coroutine_types);
     Py_CLEAR(state->done_awaitable);
-    pyl_freelist_close(&state->future_freelist);
-    pyl_freelist_close(&state->task_freelist);
 }
 
 int

@@ -241,9 +241,6 @@ pyl_http_state_traverse(struct pyl_http_state *state, visitproc visit, void *arg
 void
 pyl_http_state_clear(struct pyl_http_state *state)
 {
-    pyl_freelist_close(&state->request_freelist);
-    pyl_freelist_close(&state->call_freelist);
-    pyl_freelist_close(&state->ready_freelist);
     for (unsigned i = 0; i < PYL_HTTP_METHODS; i++) {
         Py_CLEAR(state->methods[i]);
     }

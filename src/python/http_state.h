@@ -5,7 +5,6 @@
 #define PYL_PYTHON_HTTP_STATE_H
 
 #include "python/compat.h"
-#include "python/freelist.h"
 
 #include "base/platform.h"
 
@@ -30,11 +29,6 @@ struct pyl_http_state {
     PyObject *disconnect_event;
     PyObject *await_helper; /* wraps an awaitable that is no coroutine */
     struct pyl_http_known_name names[PYL_HTTP_NAME_SLOTS]; /* open addressing */
-
-    /* Never used on free-threaded builds. */
-    struct pyl_freelist request_freelist;
-    struct pyl_freelist call_freelist;
-    struct pyl_freelist ready_freelist;
 };
 
 /* For the slots of the module; clear comes before the types of the state are cleared. */

@@ -66,6 +66,7 @@ struct pyl_loop {
     struct pyloop_port *port;         /* port.c; NULL before the first use */
     struct pyl_runtime *companion;    /* native_task.c; the same */
     struct pyl_bytes_pool bytes_pool; /* for what is read; empty when the worker is closed */
+    struct pyl_freelists freelists;   /* free-threaded builds: of the thread that runs the loop */
 
     /* Descriptors watched by add_reader() and add_writer(), indexed by number; loop_fd.c. */
     struct pyl_watch_entry *watch_table;

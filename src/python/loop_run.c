@@ -163,7 +163,9 @@ pyl_loop_run(PyObject *self, PyObject *checkpoint)
         return NULL;
     }
     Py_INCREF(self);
+    struct pyl_freelists *outer = pyl_freelists_enter(&loop->freelists, loop->state);
     int status = run_turns(loop, checkpoint);
+    pyl_freelists_leave(outer);
     if (loop->views != NULL) {
         pyl_views_end_run(loop);
     }

@@ -110,44 +110,6 @@ pyl_state_drop_job(struct pyl_state *state, struct pyl_job *job)
     }
 }
 
-PyObject *
-pyl_freelist_new(struct pyl_freelist *freelist, PyTypeObject *type)
-{
-    char *memory = freelist->first;
-    if (memory == NULL) {
-        return _PyObject_GC_New(type);
-    }
-    memcpy(&freelist->first, memory + sizeof(PyObject), sizeof(void *));
-    freelist->count--;
-    return PyObject_Init((PyObject *)(void *)memory, type);
-}
-
-void
-pyl_freelist_free(struct pyl_freelist *freelist, PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    if (PYL_FREE_THREADED || freelist->is_closed || freelist->count >= PYL_FREELIST_MAX) {
-        PyObject_GC_Del(object);
-    } else {
-        memcpy((char *)object + sizeof(PyObject), &freelist->first, sizeof(void *));
-        freelist->first = object;
-        freelist->count++;
-    }
-    Py_DECREF(type);
-}
-
-void
-pyl_freelist_close(struct pyl_freelist *freelist)
-{
-    freelist->is_closed = true;
-    while (freelist->first != NULL) {
-        char *memory = freelist->first;
-        memcpy(&freelist->first, memory + sizeof(PyObject), sizeof(void *));
-        PyObject_GC_Del(memory);
-    }
-    freelist->count = 0;
-}
-
 static PyObject *
 import_attribute(const char *module_name, const char *attribute, bool is_required)
 {
@@ -219,12 +181,8 @@ static int
 module_clear(PyObject *module)
 {
     struct pyl_state *state = pyl_state_of_module(module);
-    /* Before the types go: PyObject_GC_Del() looks at the type. */
+    pyl_freelists_close(&state->freelists); /* before the types go */
     pyl_http_state_clear(&state->http);
-    pyl_freelist_close(&state->handle_freelist);
-    pyl_freelist_close(&state->timer_handle_freelist);
-    pyl_freelist_close(&state->read_freelist);
-    pyl_freelist_close(&state->drain_freelist);
     pyl_task_state_clear(&state->tasks);
 #define PYL_CLEAR_STRING(name) Py_CLEAR(state->str.name);
     PYL_STRINGS(PYL_CLEAR_STRING)

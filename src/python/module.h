@@ -221,11 +221,7 @@ struct pyl_state {
     struct pyl_task_state tasks;
     struct pyl_http_state http;
 
-    /* Never used on free-threaded builds. */
-    struct pyl_freelist handle_freelist;
-    struct pyl_freelist timer_handle_freelist;
-    struct pyl_freelist read_freelist;
-    struct pyl_freelist drain_freelist;
+    struct pyl_freelists freelists; /* empty on free-threaded builds, where loops have them */
 
     struct pyl_gil_lock loops_lock; /* guards `loops` */
     struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */

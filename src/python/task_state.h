@@ -5,7 +5,7 @@
 #define PYL_PYTHON_TASK_STATE_H
 
 #include "base/list.h"
-#include "python/freelist.h"
+#include "python/compat.h"
 
 struct pyl_task_state {
     PyObject *context_names;                 /* ("context",): keyword names of a vectorcall */
@@ -15,8 +15,6 @@ struct pyl_task_state {
     struct pyl_list
         registry;          /* of pyl_task.node: the tasks that are not done; guarded by the GIL */
     bool has_own_registry; /* all_tasks() shows `registry`; never on free-threaded builds */
-    struct pyl_freelist future_freelist;
-    struct pyl_freelist task_freelist;
 };
 
 /* For the slots of the module; clear comes before the types of the state are cleared. */

@@ -134,6 +134,7 @@ on_start(struct pyl_lane *lane, void *user)
     attach(views, loop);
     loop->owner_thread_id = PyThread_get_thread_ident();
     pyl_loop_choose_types(loop);
+    (void)pyl_freelists_enter(&loop->freelists, loop->state);
     tell(loop, "_begin_lane");
 }
 
@@ -153,6 +154,7 @@ on_end(struct pyl_lane *lane, void *user)
     struct pyl_views *views = user;
     struct pyl_loop *loop = loop_of_lane(views, lane);
     pyl_loop_release(loop);
+    pyl_freelists_leave(NULL);
     PyThreadState_Clear(PyThreadState_Get());
     PyThreadState_DeleteCurrent();
     pass_baton(views, loop);
