@@ -10,6 +10,7 @@
 #include "reactor/uring_batch.h"
 
 #include <liburing.h>
+#include <string.h>
 
 /*
  * The provided buffers of one ring: the kernel takes the oldest free one for each receive. A
@@ -125,7 +126,8 @@ pyl_uring_has_room(const struct io_uring_sq *sq)
 
 /* A free submission entry, or NULL when the queue is full and the kernel takes nothing now. Less
  * than io_uring_get_sqe(), because our rings have no kernel thread and no entries of double size.
- */
+ * All zero: later than in liburing 2.3 io_uring_prep_*() set only what an op needs, and the flags
+ * of the entry's last op (buffer selection, multishot) would be those of the next. */
 static inline struct io_uring_sqe *
 pyl_uring_sqe_get(struct pyl_reactor *reactor)
 {
@@ -133,7 +135,9 @@ pyl_uring_sqe_get(struct pyl_reactor *reactor)
     if (PYL_UNLIKELY(!pyl_uring_has_room(sq)) && !pyl_uring_make_room(reactor)) {
         return NULL;
     }
-    return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
+    struct io_uring_sqe *sqe = &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
+    memset(sqe, 0, sizeof(*sqe));
+    return sqe;
 }
 
 /* Puts an op on `arming` or `parked`, or takes it off. */

@@ -174,6 +174,21 @@ Test(backend_uring, large_messages_come_in_one_piece)
 }
 
 /* Goal: without memory for the large pieces the small ones do. */
+/* Goal: what the last op left in an entry of the ring does not become a part of the next. */
+Test(backend_uring, entry_is_empty_whatever_it_held)
+{
+    static const struct io_uring_sqe empty;
+    start(&(struct pyl_reactor_options){
+        .events_max = 64, .ring_entries = 64, .buffer_count = 16, .buffer_size = 64});
+    struct io_uring_sq *sq = &pyl_uring_of(&reactor)->ring.sq;
+    memset(&sq->sqes[sq->sqe_tail & sq->ring_mask], 0xff, sizeof(empty));
+    struct io_uring_sqe *sqe = pyl_uring_sqe_get(&reactor);
+    cr_assert_eq(memcmp(sqe, &empty, sizeof(empty)), 0);
+    io_uring_prep_nop(sqe);
+    io_uring_sqe_set_data64(sqe, PYL_URING_DATA_IGNORED);
+    pyl_reactor_fini(&reactor);
+}
+
 Test(backend_uring, large_messages_without_memory)
 {
     uint8_t next = 0;
