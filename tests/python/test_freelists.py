@@ -337,17 +337,17 @@ def test_views_share_objects(backend):
 
 @pytest.mark.skipif(not IS_FREE_THREADED, reason="with a GIL the lists belong to the module")
 def test_the_end_of_a_run_gives_the_memory_back(new_loop):
-    loop = new_loop()
-
     async def main():
+        loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in range(1000)]
         handles = [loop.call_soon(nothing) for _ in range(1000)]
         await asyncio.sleep(0)
         del futures, handles
 
-    loop.run_until_complete(main())
+    first, second = new_loop(), new_loop()
+    first.run_until_complete(main())
     gc.collect()
     before = sys.getallocatedblocks()
-    loop.run_until_complete(main())
+    second.run_until_complete(main())
     gc.collect()
     assert sys.getallocatedblocks() - before < 200
