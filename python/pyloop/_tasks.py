@@ -3,7 +3,7 @@
 import asyncio
 import sysconfig
 import weakref
-from asyncio import futures, tasks
+from asyncio import events, futures, tasks
 
 from . import _core
 
@@ -31,6 +31,21 @@ class _ScheduledTasks(weakref.WeakSet):
         return super().__contains__(item) or any(item is task for task in _core._registered_tasks())
 
 
+class _ScheduledTasksAndOwn(weakref.WeakSet):
+    """asyncio's registry of tasks, which also shows the one that the caller runs in.
+
+    A task that starts with its first step, as of a request or a spawned coroutine, is entered in the registry
+    when that ends, so that one which never waits touches nothing that threads share.
+    """
+
+    def __iter__(self):
+        yield from super().__iter__()
+        loop = events._get_running_loop()
+        task = None if loop is None else tasks.current_task(loop)
+        if isinstance(task, _core.Task):
+            yield task
+
+
 def _registry_of_all_tasks():
     """The set that asyncio.all_tasks() reads, or None if it cannot be reached.
 
@@ -46,8 +61,11 @@ def _registry_of_all_tasks():
 
 def _adopt_registry():
     registry = _registry_of_all_tasks()
-    # Free-threaded builds keep to the official way: the list has no lock. So does an asyncio changed by others.
-    if type(registry) is weakref.WeakSet and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if type(registry) is not weakref.WeakSet:  # an asyncio changed by others
+        return
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        registry.__class__ = _ScheduledTasksAndOwn  # the list has no lock
+    else:
         registry.__class__ = _ScheduledTasks
         _core._use_own_registry()
 
