@@ -19,6 +19,9 @@
 enum { FINI_ROUNDS = 200 };
 #define FINI_WAIT_NS INT64_C(50000000)
 
+/* Jobs that together took more than this part of the budget are followed by a single one. */
+enum { JOBS_SLOW_PART = 32 };
+
 /* A storm: so many sleeps in a row were ended by several posts at once, or by one so soon after the
  * turn before began. While it lasts the next post is awaited, awake, for no longer than that. */
 enum { STORM_SLEEPS = 4 };
@@ -278,13 +281,17 @@ run_ready(struct pyl_worker *worker)
     /* Not less than the events had, or jobs would be made faster than they are run. */
     int64_t budget_ns = worker->jobs_budget_ns > events_ns ? worker->jobs_budget_ns : events_ns;
     int64_t end_ns = now_ns + budget_ns;
+    size_t stride = 1;
     while (now_ns < end_ns || worker->is_turn_whole) {
-        size_t count = left < PYL_WORKER_JOBS_STRIDE ? left : PYL_WORKER_JOBS_STRIDE;
+        size_t count = left < stride ? left : stride;
         left -= count;
         if (!run_jobs(worker, count) || left == 0) {
             return;
         }
+        int64_t before_ns = now_ns;
         now_ns = pyl_reactor_now_ns(&worker->reactor);
+        bool is_quick = now_ns - before_ns < worker->jobs_budget_ns / JOBS_SLOW_PART;
+        stride = !is_quick ? 1 : stride < PYL_WORKER_JOBS_STRIDE ? 2 * stride : stride;
     }
     pyl_counter_add(&worker->stats.turns_cut, 1);
 }

@@ -48,7 +48,7 @@ struct pyl_worker_stats {
 /* Values of pyl_worker.park. */
 enum { PYL_WORKER_RUNNING, PYL_WORKER_SLEEPING, PYL_WORKER_NOTIFIED };
 
-/* A job phase with a budget reads the clock once for so many jobs. */
+/* A job phase with a budget reads the clock once for so many jobs, if they are quick. */
 enum { PYL_WORKER_JOBS_STRIDE = 16 };
 
 enum { PYL_WORKER_UNSENT_MAX = PYL_TINY_LIMITS ? 64 : 256 * 1024 }; /* bytes */

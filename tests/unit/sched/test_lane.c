@@ -345,6 +345,17 @@ Test(lane, jobs_have_time_limit)
     drop_slow_jobs();
 }
 
+/* Goal: where a job takes as long as a turn may, the clock is read after each. */
+Test(lane, slow_jobs_run_one_a_turn)
+{
+    post_slow_jobs(PYL_LANE_JOBS_NS);
+    for (int turn = 1; turn <= 3; turn++) {
+        fixture_turn_lane(first);
+        cr_assert_eq(slow_count, turn);
+    }
+    drop_slow_jobs();
+}
+
 /* Goal: a turn ends with what was ready when it began, also where time is left. */
 Test(lane, jobs_that_jobs_post_wait_for_next_turn)
 {
@@ -358,7 +369,7 @@ Test(lane, jobs_that_jobs_post_wait_for_next_turn)
 /* Goal: when the owner stops, what was ready at the beginning of the turn still runs. */
 Test(lane, last_turn_has_no_time_limit)
 {
-    post_slow_jobs(PYL_LANE_JOBS_NS);
+    post_slow_jobs(PYL_LANE_JOBS_NS / PYL_WORKER_JOBS_STRIDE);
     slow_jobs[PYL_WORKER_JOBS_STRIDE + 1].is_stopping = true;
     fixture_turn_lane(first);
     cr_assert_eq(slow_count, PYL_WORKER_JOBS_STRIDE);
