@@ -14,6 +14,8 @@
 
 #include "python/compat.h"
 
+#include "base/platform.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -36,25 +38,29 @@ enum pyl_freelist_kind {
 struct pyl_freelist {
     void *first; /* linked through the first word after the object header */
     uint32_t count;
+    bool is_closed;
 };
 
 struct pyl_freelists {
     struct pyl_freelist kinds[PYL_FREELIST_KINDS];
     struct pyl_state *state; /* free-threaded builds: whose types these are of */
-    bool is_closed;
 };
 
 /* A burst of a thousand call_soon_threadsafe() is served from it, without the garbage collections
  * that so many new objects would cause. */
 enum { PYL_FREELIST_MAX = 1024 };
 
+/* Free-threaded builds: of the loop that this thread runs, or NULL. Only freelist.c assigns. */
+extern _Thread_local struct pyl_freelists *pyl_freelists_current PYL_TLS_STATIC;
+
+/* The list is that of pyl_freelist_of() (module.h), in the same thread. */
+
 /* Instead of PyObject_GC_New(): fields are not initialised, the object is not tracked. New
  * reference, or NULL with an exception. */
-PyObject *pyl_freelist_new(struct pyl_state *state, enum pyl_freelist_kind kind,
-                           PyTypeObject *type);
+PyObject *pyl_freelist_new(struct pyl_freelist *list, PyTypeObject *type);
 /* The end of a tp_dealloc: untracked, everything cleared. Frees the memory or keeps it, and gives
  * back the reference to the type. */
-void pyl_freelist_free(struct pyl_state *state, enum pyl_freelist_kind kind, PyObject *object);
+void pyl_freelist_free(struct pyl_freelist *list, PyObject *object);
 
 /* Frees what is kept; nothing is kept from then on. Before the types go. */
 void pyl_freelists_close(struct pyl_freelists *lists);

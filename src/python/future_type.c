@@ -34,7 +34,7 @@ pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
             return NULL;
         }
     } else {
-        object = pyl_freelist_new(state, kind, type);
+        object = pyl_freelist_new(pyl_freelist_of(state, kind), type);
         if (object == NULL) {
             return NULL;
         }
@@ -52,7 +52,7 @@ pyl_future_free(struct pyl_future *future)
     enum pyl_freelist_kind kind = freelist_of(future->state, type);
     /* An object whose finaliser ran carries a mark that would keep it from running again. */
     if (PYL_LIKELY(kind != PYL_FREELIST_KINDS && !PyObject_GC_IsFinalized((PyObject *)future))) {
-        pyl_freelist_free(future->state, kind, (PyObject *)future);
+        pyl_freelist_free(pyl_freelist_of(future->state, kind), (PyObject *)future);
     } else {
         type->tp_free(future);
         Py_DECREF(type);

@@ -43,10 +43,11 @@ handle_set_args(struct pyl_handle *handle, PyObject *const *args, Py_ssize_t cou
     return 0;
 }
 
-static enum pyl_freelist_kind
+static struct pyl_freelist *
 freelist_of(struct pyl_state *state, PyTypeObject *type)
 {
-    return type == state->timer_handle_type ? PYL_FREELIST_TIMER_HANDLE : PYL_FREELIST_HANDLE;
+    return type == state->timer_handle_type ? pyl_freelist_of(state, PYL_FREELIST_TIMER_HANDLE)
+                                            : pyl_freelist_of(state, PYL_FREELIST_HANDLE);
 }
 
 struct pyl_handle *
@@ -61,7 +62,7 @@ pyl_handle_new(struct pyl_loop *loop, PyTypeObject *type, PyObject *callback, Py
             return NULL;
         }
     }
-    PyObject *object = pyl_freelist_new(state, freelist_of(state, type), type);
+    PyObject *object = pyl_freelist_new(freelist_of(state, type), type);
     if (object == NULL) {
         Py_XDECREF(context);
         return NULL;
@@ -158,7 +159,7 @@ pyl_handle_dealloc(PyObject *self)
         PyObject_ClearWeakRefs(self);
     }
     (void)pyl_handle_clear(self);
-    pyl_freelist_free(state, freelist_of(state, Py_TYPE(self)), self);
+    pyl_freelist_free(freelist_of(state, Py_TYPE(self)), self);
     Py_DECREF(loop);
 }
 

@@ -195,7 +195,7 @@ call_new(struct pyl_http_request *request, vectorcallfunc vectorcall)
 {
     struct pyl_state *state = request->server->state;
     struct pyl_http_call *call = (struct pyl_http_call *)(void *)pyl_freelist_new(
-        state, PYL_FREELIST_HTTP_CALL, state->http_call_type);
+        pyl_freelist_of(state, PYL_FREELIST_HTTP_CALL), state->http_call_type);
     if (call == NULL) {
         return NULL;
     }
@@ -281,7 +281,8 @@ request_new(struct pyl_http_connection *connection, const struct pyl_http1_head 
 {
     struct pyl_http_server *server = connection->server;
     struct pyl_http_request *request = (struct pyl_http_request *)(void *)pyl_freelist_new(
-        server->state, PYL_FREELIST_HTTP_REQUEST, server->state->http_request_type);
+        pyl_freelist_of(server->state, PYL_FREELIST_HTTP_REQUEST),
+        server->state->http_request_type);
     if (request == NULL) {
         return NULL;
     }
@@ -382,7 +383,7 @@ request_dealloc(PyObject *self)
     (void)request_clear(self);
     pyl_http_send_discard_head(request);
     PyMem_RawFree(request->more);
-    pyl_freelist_free(state, PYL_FREELIST_HTTP_REQUEST, self);
+    pyl_freelist_free(pyl_freelist_of(state, PYL_FREELIST_HTTP_REQUEST), self);
     Py_DECREF(server);
 }
 
@@ -421,7 +422,7 @@ call_dealloc(PyObject *self)
 {
     struct pyl_http_request *request = ((struct pyl_http_call *)(void *)self)->request;
     PyObject_GC_UnTrack(self);
-    pyl_freelist_free(request->server->state, PYL_FREELIST_HTTP_CALL, self);
+    pyl_freelist_free(pyl_freelist_of(request->server->state, PYL_FREELIST_HTTP_CALL), self);
     Py_DECREF(request);
 }
 

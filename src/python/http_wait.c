@@ -54,7 +54,7 @@ ready_dealloc(PyObject *op)
     struct pyl_state *state = ((struct http_ready *)(void *)op)->state;
     PyObject_GC_UnTrack(op);
     (void)ready_clear(op);
-    pyl_freelist_free(state, PYL_FREELIST_HTTP_READY, op);
+    pyl_freelist_free(pyl_freelist_of(state, PYL_FREELIST_HTTP_READY), op);
 }
 
 static PyType_Slot ready_slots[] = {
@@ -84,7 +84,7 @@ pyl_http_ready(struct pyl_state *state, PyObject *value)
         return NULL;
     }
     struct http_ready *ready = (struct http_ready *)(void *)pyl_freelist_new(
-        state, PYL_FREELIST_HTTP_READY, state->http_ready_type);
+        pyl_freelist_of(state, PYL_FREELIST_HTTP_READY), state->http_ready_type);
     if (ready == NULL) {
         Py_DECREF(value);
         return NULL;

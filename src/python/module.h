@@ -227,6 +227,19 @@ struct pyl_state {
     struct pyl_list loops;          /* of pyl_loop.siblings: every loop with a worker */
 };
 
+/* Where dead instances of that kind are kept. NULL on free-threaded builds while this thread runs
+ * no loop. */
+static inline struct pyl_freelist *
+pyl_freelist_of(struct pyl_state *state, enum pyl_freelist_kind kind)
+{
+    if (!PYL_FREE_THREADED) {
+        return &state->freelists.kinds[kind];
+    }
+    struct pyl_freelists *lists = pyl_freelists_current;
+    /* Not of another interpreter, whose loop runs in this thread, too. */
+    return PYL_LIKELY(lists != NULL && lists->state == state) ? &lists->kinds[kind] : NULL;
+}
+
 /* For the garbage collector and for close(): jobs with this run function sit at `offset` in a
  * Python object, and being queued (in the ready queue, the deferred queue or as a timer) holds one
  * reference to it. To be called by the pyl_*_add() of the type. */

@@ -493,7 +493,7 @@ read_dealloc(PyObject *op)
     struct pyl_state *state = read_of(op)->state;
     PyObject_GC_UnTrack(op);
     (void)read_give_up(op);
-    pyl_freelist_free(state, PYL_FREELIST_READ, op);
+    pyl_freelist_free(pyl_freelist_of(state, PYL_FREELIST_READ), op);
 }
 
 static PyType_Slot read_slots[] = {
@@ -537,8 +537,8 @@ static PyObject *
 new_read(PyObject *self, enum kind kind, Py_ssize_t size, PyObject *separators)
 {
     struct pyl_state *state = state_of(self);
-    struct reader_read *read =
-        (struct reader_read *)(void *)pyl_freelist_new(state, PYL_FREELIST_READ, state->read_type);
+    struct reader_read *read = (struct reader_read *)(void *)pyl_freelist_new(
+        pyl_freelist_of(state, PYL_FREELIST_READ), state->read_type);
     if (read == NULL) {
         Py_XDECREF(separators);
         return NULL;

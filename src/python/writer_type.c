@@ -133,7 +133,7 @@ drain_dealloc(PyObject *op)
     struct pyl_state *state = drain_of(op)->state;
     PyObject_GC_UnTrack(op);
     (void)drain_clear(op);
-    pyl_freelist_free(state, PYL_FREELIST_DRAIN, op);
+    pyl_freelist_free(pyl_freelist_of(state, PYL_FREELIST_DRAIN), op);
 }
 
 static PyMethodDef drain_methods[] = {
@@ -202,8 +202,8 @@ writer_drain(PyObject *self, PyObject *unused)
         return NULL;
     }
     struct pyl_state *state = writer->state;
-    struct drain *drain =
-        (struct drain *)(void *)pyl_freelist_new(state, PYL_FREELIST_DRAIN, state->drain_type);
+    struct drain *drain = (struct drain *)(void *)pyl_freelist_new(
+        pyl_freelist_of(state, PYL_FREELIST_DRAIN), state->drain_type);
     if (drain == NULL) {
         return NULL;
     }
