@@ -1,7 +1,6 @@
 """Parallel mode: callbacks without end hold up neither connections, nor timers, nor the other workers."""
 
 import asyncio
-import gc
 import socket
 import sysconfig
 import threading
@@ -173,20 +172,14 @@ def test_nobody_waits_too_long_for_the_gil(backend):
         await asyncio.gather(circulate(), parallel_kit.there(circulate()))
         return asyncio.get_running_loop().metrics()["workers"]
 
-    def is_in_turns():
-        with parallel_kit.parallel_runner(backend, workers=VIEWS) as (runner, reports):
-            workers = runner.run(main())
-        assert reports == []
-        assert all(worker["turns_cut"] > 10 for worker in workers)
-        return sum(worker["baton_timeouts"] for worker in workers) == 0
-
-    gc.collect()
-    gc.disable()  # a collection is as good as a callback that computes
-    try:
-        # A thread that the kernel takes off its core for 5 ms looks like one that blocks, but not in every attempt.
-        assert any(is_in_turns() for _ in range(50))
-    finally:
-        gc.enable()
+    with parallel_kit.parallel_runner(backend, workers=VIEWS) as (runner, reports):
+        workers = runner.run(main())
+    assert reports == []
+    turns = sum(worker["turns_cut"] for worker in workers)
+    assert all(worker["turns_cut"] > 10 for worker in workers)
+    # Where turns are too long, each of them makes the other worker wait too long. A thread that the kernel takes off
+    # its core for 5 ms, or that collects garbage, looks the same, but not in every fourth turn.
+    assert sum(worker["baton_timeouts"] for worker in workers) < turns / 4
 
 
 @pytest.mark.skipif(not HAS_GIL, reason="no GIL, no baton")
