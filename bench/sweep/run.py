@@ -27,6 +27,7 @@ from bench.common import (
     say,
 )
 from bench.echo import run as echo
+from bench.echo.places import TCP_STYLES
 from bench.http import run as http
 from bench.http import servers
 
@@ -127,6 +128,18 @@ def measure(side: Side, plan: Plan) -> tuple[dict[str, float], float]:
     return metrics, window.disturbed
 
 
+def able(plan: Plan, case: str, names: list[str]) -> list[str]:
+    """Those that have the load; plain C echoes over TCP only."""
+    load = parse(case)[0]
+    if load in (*TCP_STYLES, "rate", "http"):
+        return names
+    for name in names:
+        if name in echo.FLOORS:
+            plan.skipped[f"{case}, {name}"] = f"plain C has no {load}"
+            say(f"SKIPPED {case}, {name}: {plan.skipped[f'{case}, {name}']}")
+    return [name for name in names if name not in echo.FLOORS]
+
+
 def alternate(plan: Plan, case: str, names: list[str]) -> Iterator[Sample]:
     """Rounds of fresh servers side by side, each with TURNS turns; a turn is what ratios are
     formed within."""
@@ -154,5 +167,5 @@ def run(plan: Plan) -> list[Sample]:
     names = chosen(plan, known_variants(plan), BASELINE, echo.problem)
     samples: list[Sample] = []
     for case in plan.each(cases):
-        samples += alternate(plan, case, names)
+        samples += alternate(plan, case, able(plan, case, names))
     return samples
