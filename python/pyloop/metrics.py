@@ -35,6 +35,7 @@ _COUNTERS = {
     "strands_overflowed": "Strands moved to the common queue because the worker's own was full.",
     "turns_cut": "Turns ended by their time before all callbacks had run.",
     "baton_timeouts": "Times that a worker waited too long for its turn with the GIL.",
+    "requests_queued": "HTTP requests that other workers could take, because their own was behind.",
     "searches": "Searches for work of other workers.",
     "steals": "Searches that found some.",
 }

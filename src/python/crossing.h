@@ -24,7 +24,7 @@ static inline bool
 pyl_future_is_final(struct pyl_state *state, PyObject *object)
 {
     return pyl_future_is_exact(state, object) || Py_IS_TYPE(object, state->proxy_type) ||
-           Py_IS_TYPE(object, state->spawned_type);
+           Py_IS_TYPE(object, state->spawned_type) || Py_IS_TYPE(object, state->http_remote_type);
 }
 
 /* What am_send of a pending future gives in the view `here`, which is not its own. */

@@ -17,7 +17,11 @@
  * it lets go of the request (request->connection becomes NULL), while the application may still
  * run.
  *
- * Loop thread, attached thread state, everywhere.
+ * In parallel mode the application may run in another view than the connection's (http_strand.c),
+ * and its receive() and send() come from there (http_remote.c). All fields stay the connection's:
+ * another thread uses no more than `server` of a request, and of a server what is constant.
+ *
+ * Loop thread (of the connection's view), attached thread state, where nothing else is said.
  */
 #ifndef PYL_PYTHON_HTTP_H
 #define PYL_PYTHON_HTTP_H
@@ -59,6 +63,7 @@ struct pyl_http_block {
 
 struct pyl_http_server;
 struct pyl_http_request;
+struct pyl_http_strand;
 
 /*
  * HEAD --head complete--> REQUEST --response complete--> DRAIN --content complete--> HEAD
@@ -122,20 +127,35 @@ enum pyl_http_progress {
     PYL_HTTP_RESPONSE_COMPLETE,
 };
 
+/* Who waits for a request, in its list of waiters. The connection's thread. */
+struct pyl_http_waiter {
+    struct pyl_list link;
+    /* It is to look again; may leave the list, or stay. */
+    void (*wake)(struct pyl_http_waiter *waiter);
+    bool is_receive;
+    bool is_remote; /* of another view: it can run although the connection's loop is gone */
+};
+
 struct pyl_http_request {
     PyObject_HEAD
-    struct pyl_http_server *server;
+    struct pyl_http_server *server;         /* constant */
     struct pyl_http_connection *connection; /* borrowed; NULL when it let go of us */
-    PyObject *task;                         /* until it is done */
+    PyObject *task;                         /* until it is done; NULL while there is a strand */
+    struct pyl_http_strand *strand;         /* from its queueing until it runs here or has ended */
     PyObject *target;                       /* bytes, for the access log, or NULL */
     struct pyl_list link;                   /* server->requests, while the task runs */
-    struct pyl_list waiters;                /* of struct pyl_http_wait.link */
+    struct pyl_list waiters;                /* of struct pyl_http_waiter.link */
 
     /* Content not yet received by the application: `piece`, then `more`. */
     PyObject *piece; /* bytes or NULL */
     uint8_t *more;
     size_t more_size;
     size_t more_capacity;
+
+    /* The next two are of other views (http_remote.c), guarded by the object's critical section,
+     * and nothing else is: a response head that waits for its content. */
+    PyObject *held;
+    bool has_remote_start; /* there was one */
 
     struct pyl_http_block *block; /* HELD: the response head so far */
     struct pyl_http1_response response;
@@ -198,6 +218,11 @@ struct pyl_http_server {
     Py_ssize_t connection_count;
     Py_ssize_t task_count;
     uint64_t request_count;
+    PyObject *states;           /* parallel mode: tuple of the views' states (or None), or NULL */
+    int64_t behind_ns;          /* constant: http_strand.c */
+    uint64_t counted_turn;      /* of the worker's; the next is of it */
+    uint32_t turn_requests;     /* begun inside their event */
+    bool may_queue;             /* constant: there are other lanes, and they are of use */
     bool is_coroutine_function; /* calling `app` only makes a coroutine */
     bool is_draining;           /* no new connections, no second request on old ones */
 
@@ -297,7 +322,8 @@ void pyl_http_connection_update_reading(struct pyl_http_connection *connection);
 
 /* http_block.c */
 
-/* An empty block with room for `size` bytes, or NULL (no exception). */
+/* An empty block with room for `size` bytes, or NULL (no exception). New: any thread. */
+struct pyl_http_block *pyl_http_block_new(size_t size);
 struct pyl_http_block *pyl_http_block_take(struct pyl_http_server *server, size_t size);
 void pyl_http_block_give(struct pyl_http_server *server, struct pyl_http_block *block);
 /* Each queues on the stream and gives up its own reference or block, whatever happens. A stream
@@ -326,8 +352,50 @@ void pyl_http_request_end_content(struct pyl_http_request *request);
 /* The client has closed its side: it will send no more, but may still read. */
 void pyl_http_request_set_peer_eof(struct pyl_http_request *request);
 
-/* receive() and send() of another thread: RuntimeError. 0 or -1. */
-int pyl_http_request_check_thread(const struct pyl_http_request *request);
+/* Does this thread run the loop of the connection? Any thread. */
+static inline bool
+pyl_http_request_is_here(const struct pyl_http_request *request)
+{
+    return PYL_LIKELY(atomic_load_explicit(&request->server->loop->thread_id,
+                                           memory_order_relaxed) == PyThread_get_thread_ident());
+}
+
+/* A message that nobody has seen, and that receive() gave, comes first again. */
+void pyl_http_request_take_back(struct pyl_http_request *request, PyObject *message);
+
+/* The application in `view`, which this thread runs, until it waits for the first time. Steals the
+ * scope. The task, or NULL with an exception: it did not run, or was not to be caught. */
+PyObject *pyl_http_request_call(struct pyl_http_request *request, struct pyl_loop *view,
+                                PyObject *scope);
+/* The same in the loop of the connection, with all that follows from it. Steals the scope. */
+void pyl_http_request_run(struct pyl_http_request *request, PyObject *scope);
+/* From here until forget the application counts as running. */
+void pyl_http_request_list(struct pyl_http_request *request);
+void pyl_http_request_unlist(struct pyl_http_request *request);
+/* The application has ended, as its task says, or (NULL) the current exception, which is consumed;
+ * without one it was cancelled before it began. */
+void pyl_http_request_end(struct pyl_http_request *request, PyObject *task);
+
+/* http_strand.c */
+
+int pyl_http_strand_type_add(PyObject *module, struct pyl_state *state);
+/* Is the application of a new request to wait in the lane's queue of new strands? */
+bool pyl_http_strand_is_due(struct pyl_http_server *server);
+/* Queues it there. Steals the scope on success. 0, or -1 without an exception: out of memory. */
+int pyl_http_strand_queue(struct pyl_http_request *request, PyObject *scope);
+/* Cancels it, begun or not. 0 or -1. */
+int pyl_http_strand_cancel(struct pyl_http_strand *strand);
+/* The view is being closed: lets go of what runs here for connections of other views. */
+void pyl_http_strands_forget(struct pyl_loop *loop);
+
+/* http_remote.c */
+
+int pyl_http_remote_types_add(PyObject *module, struct pyl_state *state);
+/* receive() (message NULL) or send(message) outside of the connection's thread: an awaitable in
+ * another view of the runtime, RuntimeError elsewhere. */
+PyObject *pyl_http_remote_call(struct pyl_http_request *request, PyObject *message);
+/* A response head that waits for its content leaves. A thread of another view. */
+void pyl_http_remote_flush(struct pyl_http_request *request);
 
 /* http_scope.c */
 
@@ -346,13 +414,48 @@ void pyl_http_headers_forget(struct pyl_http_server *server);
 /* The vectorcall of receive: returns an awaitable. */
 PyObject *pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count,
                                 PyObject *names);
+/* receive() begins: as pyl_http_receive_now(), and a client that waits for our consent gets it. */
+int pyl_http_receive_begin(struct pyl_http_request *request, PyObject **ret_message);
 /* What receive() gives now: 1 with a new reference to the message, 0 when it must wait, -1. */
 int pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message);
+
+/* http_head.c */
+
+/* The head of a response, made of http.response.start. */
+struct pyl_http_head {
+    struct pyl_http1_response response;
+    struct pyl_http_block *block; /* NULL: taken */
+};
+/* TypeError: "<what>, not <type of got>". -1. */
+int pyl_http_raise_type(const char *what, PyObject *got);
+/* The headers as a list or tuple of pairs. New reference or NULL. */
+PyObject *pyl_http_head_fields(PyObject *headers);
+int pyl_http_head_status(PyObject *status, long *ret_status);
+/* Holds the head with these fields until the first content. 0 or -1. */
+int pyl_http_head_start(struct pyl_http_request *request, long status, PyObject *fields);
+/* Makes one for hold; nothing in `headers` changes meanwhile. Any thread. 0 or -1. */
+int pyl_http_head_make(struct pyl_http_request *request, PyObject *status, PyObject *headers,
+                       struct pyl_http_head *ret_head);
+/* Takes the block. */
+void pyl_http_head_hold(struct pyl_http_request *request, struct pyl_http_head *head);
+/* A new list of the fields, none of which is a list. Any thread. New reference or NULL. */
+PyObject *pyl_http_head_copy_fields(PyObject *headers);
 
 /* http_send.c */
 
 /* The vectorcall of send: returns an awaitable. */
 PyObject *pyl_http_send_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names);
+/* What send(message) does: 0; 1 when it must wait for room; -1 with an exception. */
+int pyl_http_send_message(struct pyl_http_request *request, PyObject *message);
+bool pyl_http_send_is_start(struct pyl_state *state, PyObject *message);
+/* Makes the head; `message` is a copy as below. Any thread. 0 or -1. */
+int pyl_http_send_make_head(struct pyl_http_request *request, PyObject *message,
+                            struct pyl_http_head *ret_head);
+/* What send() does with it, if it is its turn; takes the block on success. 0 or -1. */
+int pyl_http_send_put_head(struct pyl_http_request *request, struct pyl_http_head *head);
+/* A copy of the message that no code of the application's can change, or the object itself if it is
+ * no dict. Any thread. New reference or NULL. */
+PyObject *pyl_http_send_copy_message(struct pyl_state *state, PyObject *message);
 /* Lets go of a response head that nobody has seen. */
 void pyl_http_send_discard_head(struct pyl_http_request *request);
 /* A whole plain-text answer by the server itself, where none was begun. The connection closes after
@@ -376,5 +479,7 @@ PyObject *pyl_http_wait_new(struct pyl_http_request *request, bool is_receive);
 bool pyl_http_wait_has_receiver(const struct pyl_http_request *request);
 /* Lets everybody who waits look again. */
 void pyl_http_wait_wake_all(struct pyl_http_request *request);
+/* Only those of other views: our loop is gone. */
+void pyl_http_wait_wake_remote(struct pyl_http_request *request);
 
 #endif

@@ -15,30 +15,31 @@ connection_of(struct pyl_stream *stream)
 }
 
 struct pyl_http_block *
+pyl_http_block_new(size_t size)
+{
+    if (size > UINT32_MAX / 2) {
+        return NULL;
+    }
+    if (size < PYL_HTTP_BLOCK_SIZE) {
+        size = PYL_HTTP_BLOCK_SIZE;
+    }
+    struct pyl_http_block *block = PyMem_RawMalloc(sizeof(*block) + size);
+    if (block != NULL) {
+        block->capacity = (uint32_t)size;
+        block->size = 0;
+    }
+    return block;
+}
+
+struct pyl_http_block *
 pyl_http_block_take(struct pyl_http_server *server, size_t size)
 {
     struct pyl_http_block *block = server->free_blocks;
-    if (size > PYL_HTTP_BLOCK_SIZE) {
-        if (size > UINT32_MAX / 2) {
-            return NULL;
-        }
-        block = PyMem_RawMalloc(sizeof(*block) + size);
-        if (block != NULL) {
-            block->capacity = (uint32_t)size;
-            block->size = 0;
-        }
-        return block;
+    if (size > PYL_HTTP_BLOCK_SIZE || block == NULL) {
+        return pyl_http_block_new(size);
     }
-    if (block != NULL) {
-        server->free_blocks = block->next_free;
-        server->free_block_count--;
-    } else {
-        block = PyMem_RawMalloc(sizeof(*block) + PYL_HTTP_BLOCK_SIZE);
-        if (block == NULL) {
-            return NULL;
-        }
-        block->capacity = PYL_HTTP_BLOCK_SIZE;
-    }
+    server->free_blocks = block->next_free;
+    server->free_block_count--;
     block->size = 0;
     return block;
 }

@@ -43,8 +43,10 @@ let_go(struct pyl_http_connection *connection, bool is_disconnected)
     request->connection = NULL;
     request->is_disconnected |= is_disconnected;
     pyl_http_send_discard_head(request);
-    if (!connection->is_detached) { /* else nobody can run any more */
+    if (PYL_LIKELY(!connection->is_detached)) {
         pyl_http_wait_wake_all(request);
+    } else { /* nobody else can run any more */
+        pyl_http_wait_wake_remote(request);
     }
     Py_DECREF(request);
 }

@@ -216,10 +216,11 @@ pyl_http_state_init(struct pyl_state *module_state)
     state->asgi = Py_BuildValue("{s:s,s:s}", "version", "3.0", "spec_version", "2.5");
     state->request_event = Py_BuildValue("{s:s,s:O,s:O}", "type", "http.request", "body",
                                          state->empty_bytes, "more_body", Py_False);
+    state->start_type = PyUnicode_FromString("http.response.start");
     state->disconnect_event = Py_BuildValue("{s:s}", "type", "http.disconnect");
     state->await_helper = make_await_helper();
     if (state->asgi == NULL || state->request_event == NULL || state->disconnect_event == NULL ||
-        state->await_helper == NULL) {
+        state->start_type == NULL || state->await_helper == NULL) {
         return -1;
     }
     if (init_methods(state) < 0 || init_names(state) < 0) {
@@ -234,6 +235,7 @@ pyl_http_state_traverse(struct pyl_http_state *state, visitproc visit, void *arg
     Py_VISIT(state->asgi);
     Py_VISIT(state->request_event);
     Py_VISIT(state->disconnect_event);
+    Py_VISIT(state->start_type);
     Py_VISIT(state->await_helper);
     return 0;
 }
@@ -255,5 +257,6 @@ pyl_http_state_clear(struct pyl_http_state *state)
     Py_CLEAR(state->asgi);
     Py_CLEAR(state->request_event);
     Py_CLEAR(state->disconnect_event);
+    Py_CLEAR(state->start_type);
     Py_CLEAR(state->await_helper);
 }

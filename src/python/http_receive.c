@@ -85,6 +85,15 @@ answer_expectation(struct pyl_http_request *request)
     }
 }
 
+int
+pyl_http_receive_begin(struct pyl_http_request *request, PyObject **ret_message)
+{
+    if (request->is_continue_owed) {
+        answer_expectation(request);
+    }
+    return pyl_http_receive_now(request, ret_message);
+}
+
 PyObject *
 pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
 {
@@ -94,14 +103,11 @@ pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count, PyObj
         PyErr_SetString(PyExc_TypeError, "receive() takes no arguments");
         return NULL;
     }
-    if (pyl_http_request_check_thread(request) < 0) {
-        return NULL;
-    }
-    if (request->is_continue_owed) {
-        answer_expectation(request);
+    if (!pyl_http_request_is_here(request)) {
+        return pyl_http_remote_call(request, NULL);
     }
     PyObject *message;
-    int rc = pyl_http_receive_now(request, &message);
+    int rc = pyl_http_receive_begin(request, &message);
     if (rc < 0) {
         return NULL;
     }

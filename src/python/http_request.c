@@ -75,15 +75,46 @@ pyl_http_request_set_peer_eof(struct pyl_http_request *request)
     pyl_http_wait_wake_all(request);
 }
 
-int
-pyl_http_request_check_thread(const struct pyl_http_request *request)
+/* The content of the message in front of what is unread. 0 or -1. */
+static int
+put_back(struct pyl_http_request *request, PyObject *message)
 {
-    if (PYL_LIKELY(request->server->loop->thread_id == PyThread_get_thread_ident())) {
+    PyObject *body = PyDict_GetItemWithError(message, request->server->state->str.body);
+    if (body == NULL) {
+        return PyErr_Occurred() ? -1 : 0; /* http.disconnect comes again by itself */
+    }
+    request->is_content_delivered = false;
+    if (PyBytes_GET_SIZE(body) == 0) {
         return 0;
     }
-    PyErr_SetString(PyExc_RuntimeError, "receive() and send() belong to the thread of their event "
-                                        "loop; use loop.call_soon_threadsafe()");
-    return -1;
+    if (request->piece == NULL) {
+        request->piece = Py_NewRef(body);
+        return 0;
+    }
+    PyObject *both = Py_NewRef(body);
+    PyBytes_Concat(&both, request->piece);
+    if (both == NULL) {
+        return -1;
+    }
+    Py_SETREF(request->piece, both);
+    return 0;
+}
+
+void
+pyl_http_request_take_back(struct pyl_http_request *request, PyObject *message)
+{
+    if (request->connection == NULL) {
+        return; /* nobody would get it */
+    }
+    if (put_back(request, message) < 0) {
+        PyErr_Clear();
+        pyl_http_connection_abort(request->connection); /* out of memory */
+        return;
+    }
+    pyl_http_wait_wake_all(request);
+    if (request->connection != NULL) {
+        pyl_http_connection_update_reading(request->connection);
+    }
 }
 
 /* ---- the end of the application ---- */
@@ -155,17 +186,11 @@ settle_response(struct pyl_http_request *request, bool has_failed)
     }
 }
 
-static void
-on_task_done(PyObject *task, void *user)
+/* What the task of the application says. True: it has failed, or was cancelled. */
+static bool
+report_outcome(struct pyl_http_request *request, PyObject *task)
 {
-    struct pyl_http_request *request = user;
-    struct pyl_http_server *server = request->server;
     PyObject *outcome;
-
-    pyl_list_remove(&request->link); /* and so takes over the list's reference */
-    server->task_count--;
-    Py_CLEAR(request->task);
-
     int kind = pyl_future_outcome(task, true, &outcome);
     if (kind == 1 && (PyErr_GivenExceptionMatches(outcome, PyExc_KeyboardInterrupt) ||
                       PyErr_GivenExceptionMatches(outcome, PyExc_SystemExit))) {
@@ -177,14 +202,52 @@ on_task_done(PyObject *task, void *user)
         if (outcome != Py_None) {
             PyErr_Format(PyExc_RuntimeError,
                          "ASGI callable should return None, but returned %.200R", outcome);
-            pyl_http_server_report(server, "Exception in ASGI application");
+            pyl_http_server_report(request->server, "Exception in ASGI application");
         }
         Py_DECREF(outcome);
     } else if (kind < 0) {
-        pyl_http_server_report(server, "Exception in ASGI application");
+        pyl_http_server_report(request->server, "Exception in ASGI application");
     }
-    settle_response(request, kind != 0);
-    pyl_http_server_check_drained(server);
+    return kind != 0;
+}
+
+void
+pyl_http_request_end(struct pyl_http_request *request, PyObject *task)
+{
+    bool has_failed = true;
+    if (task != NULL) {
+        has_failed = report_outcome(request, task);
+    } else if (PyErr_Occurred()) {
+        report_failure(request);
+    }
+    settle_response(request, has_failed);
+}
+
+void
+pyl_http_request_list(struct pyl_http_request *request)
+{
+    request->server->task_count++;
+    pyl_list_append(&request->server->requests, &request->link);
+    Py_INCREF(request); /* the list's */
+}
+
+void
+pyl_http_request_unlist(struct pyl_http_request *request)
+{
+    request->server->task_count--;
+    pyl_list_remove(&request->link);
+    Py_DECREF(request);
+}
+
+static void
+on_task_done(PyObject *task, void *user)
+{
+    struct pyl_http_request *request = user;
+    Py_INCREF(request);
+    Py_CLEAR(request->task);
+    pyl_http_request_unlist(request);
+    pyl_http_request_end(request, task);
+    pyl_http_server_check_drained(request->server);
     Py_DECREF(request);
 }
 
@@ -243,37 +306,52 @@ call_app_in(PyObject *context, struct pyl_http_request *request, PyObject *scope
     return coro;
 }
 
-/* Runs the application until it waits for the first time. 0, or -1 with an exception: it did not
- * run. */
-static int
-run_app(struct pyl_http_request *request, PyObject *scope)
+PyObject *
+pyl_http_request_call(struct pyl_http_request *request, struct pyl_loop *view, PyObject *scope)
 {
     struct pyl_http_server *server = request->server;
     PyObject *context = PyContext_Copy(server->context);
     if (context == NULL) {
         Py_DECREF(scope);
-        return -1;
+        return NULL;
     }
     PyObject *coro = server->is_coroutine_function ? call_app(request, scope)
                                                    : call_app_in(context, request, scope);
-    if (coro == NULL) {
-        Py_DECREF(context);
-        return -1;
-    }
-    PyObject *task = pyl_task_new(server->loop, coro, NULL, context, true);
-    Py_DECREF(coro);
+    PyObject *task = coro != NULL ? pyl_task_new(view, coro, NULL, context, true) : NULL;
+    Py_XDECREF(coro);
     Py_DECREF(context);
+    return task;
+}
+
+/* 0, or -1 with an exception. Steals the scope. */
+static int
+run_app(struct pyl_http_request *request, PyObject *scope)
+{
+    PyObject *task = pyl_http_request_call(request, request->server->loop, scope);
     if (task == NULL) {
         return -1;
     }
-    server->task_count++;
+    pyl_http_request_list(request);
     request->task = task;
-    pyl_list_append(&server->requests, &request->link);
-    Py_INCREF(request); /* the list's */
-    Py_INCREF(task);    /* the hook drops request->task */
+    Py_INCREF(task); /* the hook drops request->task */
     pyl_future_set_done_hook(task, on_task_done, request);
     Py_DECREF(task);
     return 0;
+}
+
+void
+pyl_http_request_run(struct pyl_http_request *request, PyObject *scope)
+{
+    Py_INCREF(request);
+    request->is_stepping = true;
+    if (run_app(request, scope) < 0) {
+        pyl_http_request_end(request, NULL);
+    }
+    request->is_stepping = false;
+    if (request->progress == PYL_HTTP_RESPONSE_HELD) {
+        pyl_http_send_queue_flush(request);
+    }
+    Py_DECREF(request);
 }
 
 static struct pyl_http_request *
@@ -333,18 +411,13 @@ pyl_http_request_start(struct pyl_http_connection *connection, const uint8_t *co
         PyErr_Clear();
         return -1;
     }
-    connection->server->request_count++;
-    Py_INCREF(request);
-    request->is_stepping = true;
-    if (run_app(request, scope) < 0) {
-        report_failure(request);
-        settle_response(request, true);
+    struct pyl_http_server *server = connection->server;
+    server->request_count++;
+    if (PYL_UNLIKELY(server->may_queue) && pyl_http_strand_is_due(server) &&
+        pyl_http_strand_queue(request, scope) == 0) {
+        return 0;
     }
-    request->is_stepping = false;
-    if (request->progress == PYL_HTTP_RESPONSE_HELD) {
-        pyl_http_send_queue_flush(request);
-    }
-    Py_DECREF(request);
+    pyl_http_request_run(request, scope);
     return 0;
 }
 
@@ -357,6 +430,8 @@ request_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)request->server);
     Py_VISIT(request->task);
+    Py_VISIT((PyObject *)request->strand);
+    Py_VISIT(request->held);
     return 0;
 }
 
@@ -368,6 +443,8 @@ request_clear(PyObject *self)
         pyl_future_clear_done_hook(request->task);
         Py_CLEAR(request->task);
     }
+    Py_CLEAR(request->strand);
+    Py_CLEAR(request->held);
     Py_CLEAR(request->piece);
     Py_CLEAR(request->target);
     return 0;

@@ -207,168 +207,24 @@ finish_head(struct pyl_http_request *request, int64_t content_size)
 /* ---- http.response.start ---- */
 
 static int
-raise_type(const char *what, PyObject *got)
+check_start(const struct pyl_http_request *request)
 {
-    PyErr_Format(PyExc_TypeError, "%s, not %.100s", what, Py_TYPE(got)->tp_name);
+    if (request->progress == PYL_HTTP_RESPONSE_IDLE) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_RuntimeError,
+                    "Unexpected ASGI message 'http.response.start': the response has started");
     return -1;
-}
-
-/* The fields as a list or tuple of pairs. New reference or NULL. */
-static PyObject *
-get_fields(PyObject *headers)
-{
-    if (headers == NULL) {
-        return PyTuple_New(0);
-    }
-    Py_INCREF(headers); /* iterating may run code that changes the message */
-    PyObject *fields =
-        PySequence_Fast(headers, "headers must be an iterable of (name, value) pairs");
-    Py_DECREF(headers);
-    return fields;
-}
-
-/* The two bytes objects of a pair, borrowed from it. 0 or -1. */
-static int
-get_pair(PyObject *pair, PyObject **ret_name, PyObject **ret_value)
-{
-    PyObject **items;
-    Py_ssize_t count;
-    if (PyTuple_Check(pair)) {
-        items = &PyTuple_GET_ITEM(pair, 0);
-        count = PyTuple_GET_SIZE(pair);
-    } else if (PyList_Check(pair)) {
-        items = ((PyListObject *)pair)->ob_item;
-        count = PyList_GET_SIZE(pair);
-    } else {
-        return raise_type("each header must be a tuple or list of name and value", pair);
-    }
-    if (count != 2) {
-        PyErr_SetString(PyExc_ValueError, "each header must have a name and a value");
-        return -1;
-    }
-    if (!PyBytes_Check(items[0])) {
-        return raise_type("header names must be bytes", items[0]);
-    }
-    if (!PyBytes_Check(items[1])) {
-        return raise_type("header values must be bytes", items[1]);
-    }
-    *ret_name = items[0];
-    *ret_value = items[1];
-    return 0;
-}
-
-/* An upper bound of what the head will need, or -1 with an exception. */
-static Py_ssize_t
-measure_head(struct pyl_http_server *server, PyObject *fields)
-{
-    Py_ssize_t size =
-        PYL_HTTP1_STATUS_LINE_MAX + PYL_HTTP1_HEAD_END_MAX + (Py_ssize_t)sizeof(server->defaults);
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
-        PyObject *name, *value;
-        if (get_pair(PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0) {
-            return -1;
-        }
-        size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + PYL_HTTP1_FIELD_EXTRA;
-    }
-    return size;
-}
-
-static int
-write_fields(struct pyl_http1_response *response, PyObject *fields, struct pyl_http_block *block)
-{
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
-        PyObject *name, *value;
-        if (get_pair(PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0) {
-            return -1;
-        }
-        size_t name_size = (size_t)PyBytes_GET_SIZE(name);
-        size_t value_size = (size_t)PyBytes_GET_SIZE(value);
-        uint8_t *out = block->data + block->size;
-        const char *error = NULL;
-        uint8_t *end = pyl_http1_response_field(
-            response, (const uint8_t *)PyBytes_AS_STRING(name), name_size,
-            (const uint8_t *)PyBytes_AS_STRING(value), value_size, out, &error);
-        if (end == NULL) {
-            PyErr_Format(PyExc_ValueError, "%s: %R", error,
-                         strstr(error, "name") != NULL ? name : value);
-            return -1;
-        }
-        block->size += (uint32_t)(end - out);
-    }
-    return 0;
-}
-
-/* May the connection serve another request after this response? */
-static bool
-may_keep_alive(const struct pyl_http_request *request)
-{
-    /* A client that still waits for "100 Continue" may or may not send its content now. */
-    bool is_content_doubtful = request->is_continue_owed && !request->is_content_complete;
-    return request->connection->is_keep_alive && !is_content_doubtful;
-}
-
-static int
-get_status(PyObject *status, long *ret_status)
-{
-    if (status == NULL) {
-        PyErr_SetString(PyExc_ValueError, "'http.response.start' without 'status'");
-        return -1;
-    }
-    if (!PyLong_Check(status)) {
-        return raise_type("status must be an int", status);
-    }
-    int overflow = 0;
-    *ret_status = PyLong_AsLongAndOverflow(status, &overflow);
-    if (*ret_status < 200 || *ret_status > 999 || overflow != 0) {
-        PyErr_Format(PyExc_ValueError, "%R is not the status of a response", status);
-        return -1;
-    }
-    return 0;
-}
-
-static int
-start_with_fields(struct pyl_http_request *request, long status, PyObject *fields)
-{
-    struct pyl_http1_response response;
-    Py_ssize_t size = measure_head(request->server, fields);
-    if (size < 0) {
-        return -1;
-    }
-    struct pyl_http_block *block = pyl_http_block_take(request->server, (size_t)size);
-    if (block == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    pyl_http1_response_begin(&response, request->minor_version, request->method == HTTP_HEAD,
-                             may_keep_alive(request));
-    uint8_t *end = pyl_http1_response_status(&response, status, block->data);
-    block->size = (uint32_t)(end - block->data);
-    if (write_fields(&response, fields, block) < 0) {
-        pyl_http_block_give(request->server, block);
-        return -1;
-    }
-    request->response = response;
-    request->block = block;
-    request->progress = PYL_HTTP_RESPONSE_HELD;
-    if (!request->is_stepping) {
-        pyl_http_send_queue_flush(request);
-    }
-    return 0;
 }
 
 static int
 send_start(struct pyl_http_request *request, const struct message *message)
 {
     long status;
-    if (request->progress != PYL_HTTP_RESPONSE_IDLE) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "Unexpected ASGI message 'http.response.start': the response has started");
+    if (check_start(request) < 0 || pyl_http_head_status(message->status, &status) < 0) {
         return -1;
     }
-    if (get_status(message->status, &status) < 0) {
-        return -1;
-    }
-    PyObject *fields = get_fields(message->headers);
+    PyObject *fields = pyl_http_head_fields(message->headers);
     if (fields == NULL) {
         return -1;
     }
@@ -376,7 +232,7 @@ send_start(struct pyl_http_request *request, const struct message *message)
     if (request->progress != PYL_HTTP_RESPONSE_IDLE || request->connection == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "send() was called inside send()");
     } else {
-        rc = start_with_fields(request, status, fields);
+        rc = pyl_http_head_start(request, status, fields);
     }
     Py_DECREF(fields);
     return rc;
@@ -450,7 +306,7 @@ get_body(struct pyl_state *state, PyObject *body)
         return Py_NewRef(body);
     }
     if (!PyObject_CheckBuffer(body)) {
-        (void)raise_type("body must be bytes", body);
+        (void)pyl_http_raise_type("body must be bytes", body);
         return NULL;
     }
     Py_buffer view;
@@ -583,12 +439,24 @@ text_equals(PyObject *text, const char *expected, Py_ssize_t size)
            memcmp(PyUnicode_1BYTE_DATA(text), expected, (size_t)size) == 0;
 }
 
+/* Can anything be sent? 0 or -1. */
+static int
+check_open(struct pyl_http_request *request, PyObject *type)
+{
+    if (request->progress == PYL_HTTP_RESPONSE_COMPLETE) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "Unexpected ASGI message %R, after response already completed", type);
+        return -1;
+    }
+    return request->connection == NULL ? raise_disconnected(request) : 0;
+}
+
 static int
 dispatch(struct pyl_http_request *request, PyObject *dict)
 {
     struct message message;
     if (!PyDict_Check(dict)) {
-        return raise_type("an ASGI message must be a dict", dict);
+        return pyl_http_raise_type("an ASGI message must be a dict", dict);
     }
     if (read_message(request->server->state, dict, &message) < 0) {
         return -1;
@@ -598,13 +466,8 @@ dispatch(struct pyl_http_request *request, PyObject *dict)
         PyErr_SetString(PyExc_ValueError, "an ASGI message must have a 'type'");
         return -1;
     }
-    if (request->progress == PYL_HTTP_RESPONSE_COMPLETE) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "Unexpected ASGI message %R, after response already completed", type);
+    if (check_open(request, type) < 0) {
         return -1;
-    }
-    if (request->connection == NULL) {
-        return raise_disconnected(request);
     }
     if (text_equals(type, "http.response.body", 18)) {
         return send_body(request, &message);
@@ -619,6 +482,20 @@ dispatch(struct pyl_http_request *request, PyObject *dict)
     return -1;
 }
 
+int
+pyl_http_send_message(struct pyl_http_request *request, PyObject *message)
+{
+    if (dispatch(request, message) < 0) {
+        return -1;
+    }
+    struct pyl_http_connection *connection = request->connection;
+    if (connection != NULL && pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH) {
+        pyl_stream_flush(&connection->stream);
+        return pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH ? 1 : 0;
+    }
+    return 0;
+}
+
 PyObject *
 pyl_http_send_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
 {
@@ -627,15 +504,91 @@ pyl_http_send_call(PyObject *self, PyObject *const *args, size_t count, PyObject
         PyErr_SetString(PyExc_TypeError, "send() takes one argument, the message");
         return NULL;
     }
-    if (pyl_http_request_check_thread(request) < 0 || dispatch(request, args[0]) < 0) {
+    if (!pyl_http_request_is_here(request)) {
+        return pyl_http_remote_call(request, args[0]);
+    }
+    int rc = pyl_http_send_message(request, args[0]);
+    if (rc < 0) {
         return NULL;
     }
-    struct pyl_http_connection *connection = request->connection;
-    if (connection != NULL && pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH) {
-        pyl_stream_flush(&connection->stream);
-        if (pyl_stream_queued_size(&connection->stream) > PYL_HTTP_WRITE_HIGH) {
-            return pyl_http_wait_new(request, false);
-        }
+    return rc > 0 ? pyl_http_wait_new(request, false) : pyl_done_awaitable(request->server->state);
+}
+
+/* ---- for another thread ---- */
+
+/* copy[key] = value; steals the value, which may be NULL. 0 or -1. */
+static int
+replace(PyObject *copy, PyObject *key, PyObject *value)
+{
+    int rc = value != NULL ? PyDict_SetItem(copy, key, value) : -1;
+    Py_XDECREF(value);
+    return rc;
+}
+
+/* What in the message can change, or runs code when it is asked. 0 or -1. */
+static int
+settle_values(struct pyl_state *state, PyObject *copy)
+{
+    struct message message;
+    if (look_up_message(state, copy, &message) < 0) {
+        return -1;
     }
-    return pyl_done_awaitable(request->server->state);
+    if (message.headers != NULL &&
+        replace(copy, state->str.headers, pyl_http_head_copy_fields(message.headers)) < 0) {
+        return -1;
+    }
+    if (message.body != NULL && !PyBytes_CheckExact(message.body) &&
+        replace(copy, state->str.body, get_body(state, message.body)) < 0) {
+        return -1;
+    }
+    if (message.more_body != NULL && !PyBool_Check(message.more_body)) {
+        int is_more = get_more(message.more_body);
+        return is_more < 0 ? -1 : replace(copy, state->str.more_body, PyBool_FromLong(is_more));
+    }
+    return 0;
+}
+
+bool
+pyl_http_send_is_start(struct pyl_state *state, PyObject *message)
+{
+    PyObject *type =
+        PyDict_Check(message) ? PyDict_GetItemWithError(message, state->str.type) : NULL;
+    PyErr_Clear(); /* dispatch() meets it again */
+    return type != NULL && PyUnicode_Check(type) && text_equals(type, "http.response.start", 19);
+}
+
+int
+pyl_http_send_make_head(struct pyl_http_request *request, PyObject *message,
+                        struct pyl_http_head *ret_head)
+{
+    struct message values;
+    ret_head->block = NULL;
+    if (look_up_message(request->server->state, message, &values) < 0) {
+        return -1;
+    }
+    return pyl_http_head_make(request, values.status, values.headers, ret_head);
+}
+
+int
+pyl_http_send_put_head(struct pyl_http_request *request, struct pyl_http_head *head)
+{
+    struct pyl_state *state = request->server->state;
+    if (check_open(request, state->http.start_type) < 0 || check_start(request) < 0) {
+        return -1;
+    }
+    pyl_http_head_hold(request, head);
+    return 0;
+}
+
+PyObject *
+pyl_http_send_copy_message(struct pyl_state *state, PyObject *message)
+{
+    if (!PyDict_Check(message)) {
+        return Py_NewRef(message);
+    }
+    PyObject *copy = PyDict_Copy(message);
+    if (copy != NULL && settle_values(state, copy) < 0) {
+        Py_CLEAR(copy);
+    }
+    return copy;
 }

@@ -8,6 +8,8 @@
  */
 #include "python/http.h"
 
+#include "python/views.h"
+
 #include <string.h>
 
 static struct pyl_http_server *
@@ -28,6 +30,7 @@ server_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(server->context);
     Py_VISIT(server->scope_template);
     Py_VISIT(server->app_state);
+    Py_VISIT(server->states);
     Py_VISIT(server->on_error);
     Py_VISIT(server->write_log);
     Py_VISIT(server->drained);
@@ -54,6 +57,7 @@ drop_requests(struct pyl_http_server *server)
             pyl_future_clear_done_hook(request->task);
             Py_CLEAR(request->task);
         }
+        Py_CLEAR(request->strand); /* it sees that, and says nothing */
         Py_DECREF(request);
     }
 }
@@ -67,6 +71,7 @@ server_clear(PyObject *self)
     Py_CLEAR(server->context);
     Py_CLEAR(server->scope_template);
     Py_CLEAR(server->app_state);
+    Py_CLEAR(server->states);
     Py_CLEAR(server->root_path);
     Py_CLEAR(server->root_path_raw);
     Py_CLEAR(server->on_error);
@@ -157,12 +162,14 @@ struct server_args {
     PyObject *state;
     PyObject *root_path;
     PyObject *write_log;
+    PyObject *states;
     double timeout_keep_alive;
     double timeout_head;
     Py_ssize_t limit_concurrency;
     unsigned long long body_size_max;
     int has_server_header;
     int has_date_header;
+    long long behind_ns;
 };
 
 static int
@@ -180,20 +187,41 @@ parse_args(PyObject *args, PyObject *kwargs, struct server_args *ret)
                                         "limit_body_size",
                                         "server_header",
                                         "date_header",
+                                        "states",
+                                        "_behind_ns",
                                         NULL};
     *ret = (struct server_args){.state = Py_None,
                                 .write_log = Py_None,
+                                .states = Py_None,
+                                .behind_ns = -1,
                                 .timeout_keep_alive = 5,
                                 .timeout_head = 30,
                                 .has_server_header = 1,
                                 .has_date_header = 1};
     return PyArg_ParseTupleAndKeywords(
-               args, kwargs, "OOO|$OUOddnKpp:HttpServer", (char **)(uintptr_t)NAMES, &ret->loop,
+               args, kwargs, "OOO|$OUOddnKppOL:HttpServer", (char **)(uintptr_t)NAMES, &ret->loop,
                &ret->app, &ret->on_error, &ret->state, &ret->root_path, &ret->write_log,
                &ret->timeout_keep_alive, &ret->timeout_head, &ret->limit_concurrency,
-               &ret->body_size_max, &ret->has_server_header, &ret->has_date_header)
+               &ret->body_size_max, &ret->has_server_header, &ret->has_date_header, &ret->states,
+               &ret->behind_ns)
                ? 0
                : -1;
+}
+
+/* None, or a tuple with a state for each view of the loop. */
+static bool
+are_states(const struct pyl_loop *loop, PyObject *states)
+{
+    if (states == Py_None) {
+        return true;
+    }
+    Py_ssize_t count = loop->views != NULL ? (Py_ssize_t)loop->views->runtime.lane_count : 1;
+    bool is_right = PyTuple_Check(states) && PyTuple_GET_SIZE(states) == count;
+    for (Py_ssize_t i = 0; is_right && i < count; i++) {
+        PyObject *one = PyTuple_GET_ITEM(states, i);
+        is_right = one == Py_None || PyDict_Check(one);
+    }
+    return is_right;
 }
 
 static int
@@ -205,6 +233,9 @@ check_args(struct pyl_state *state, const struct server_args *args)
         PyErr_SetString(PyExc_TypeError, "app and on_error must be callable");
     } else if (args->state != Py_None && !PyDict_Check(args->state)) {
         PyErr_SetString(PyExc_TypeError, "state must be a dict or None");
+    } else if (!are_states(pyl_loop_cast(state, args->loop), args->states)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "states must be a tuple with a dict or None for each view");
     } else if (args->limit_concurrency < 0) {
         PyErr_SetString(PyExc_ValueError, "limit_concurrency must be 0 or more");
     } else {
@@ -237,6 +268,17 @@ is_plain_application(PyObject *app)
     return is_plain;
 }
 
+/* Whether, and when, requests become strands. On builds with a GIL another lane would not run them
+ * any sooner; there only who gives a time (the tests) gets it. */
+static void
+init_strands(struct pyl_http_server *server, long long behind_ns)
+{
+    const struct pyl_views *views = server->loop->views;
+    bool is_wanted = PYL_FREE_THREADED || behind_ns >= 0;
+    server->may_queue = is_wanted && views != NULL && pyl_steal_is_on(&views->runtime);
+    server->behind_ns = behind_ns >= 0 ? behind_ns : PYL_RUNTIME_STEAL_DELAY_NS;
+}
+
 static int
 server_init(struct pyl_http_server *server, const struct server_args *args)
 {
@@ -249,6 +291,8 @@ server_init(struct pyl_http_server *server, const struct server_args *args)
     server->on_error = Py_NewRef(args->on_error);
     server->app_state = args->state == Py_None ? NULL : Py_NewRef(args->state);
     server->write_log = args->write_log == Py_None ? NULL : Py_NewRef(args->write_log);
+    server->states = args->states == Py_None ? NULL : Py_NewRef(args->states);
+    init_strands(server, args->behind_ns);
     server->options.limit_concurrency = args->limit_concurrency;
     server->options.has_server_header = args->has_server_header != 0;
     server->options.has_date_header = args->has_date_header != 0;
@@ -376,6 +420,16 @@ method_wait_drained(PyObject *self, PyObject *unused)
     return future;
 }
 
+/* A task, or a strand. 0 or -1. */
+static int
+cancel_one(struct pyl_state *state, PyObject *running)
+{
+    if (Py_IS_TYPE(running, state->http_strand_type)) {
+        return pyl_http_strand_cancel((struct pyl_http_strand *)(void *)running);
+    }
+    return pyl_task_request_cancel(running, NULL) < 0 ? -1 : 0;
+}
+
 static PyObject *
 method_cancel(PyObject *self, PyObject *unused)
 {
@@ -385,7 +439,8 @@ method_cancel(PyObject *self, PyObject *unused)
     struct pyl_list *link = server->requests.next;
     for (; tasks != NULL && link != &server->requests; link = link->next) {
         struct pyl_http_request *request = PYL_CONTAINER_OF(link, struct pyl_http_request, link);
-        if (request->task != NULL && PyList_Append(tasks, request->task) < 0) {
+        PyObject *running = request->strand != NULL ? (PyObject *)request->strand : request->task;
+        if (running != NULL && PyList_Append(tasks, running) < 0) {
             Py_CLEAR(tasks);
             break;
         }
@@ -394,7 +449,7 @@ method_cancel(PyObject *self, PyObject *unused)
         return NULL;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
-        if (pyl_task_request_cancel(PyList_GET_ITEM(tasks, i), NULL) < 0) {
+        if (cancel_one(server->state, PyList_GET_ITEM(tasks, i)) < 0) {
             Py_DECREF(tasks);
             return NULL;
         }
@@ -490,6 +545,8 @@ pyl_http_types_add(PyObject *module, struct pyl_state *state)
     pyl_state_add_job_kind(state, pyl_http_log_run, offsetof(struct pyl_http_server, log_job));
     if (pyl_http_state_init(state) < 0 || pyl_http_wait_types_add(module, state) < 0 ||
         pyl_http_request_types_add(module, state) < 0 ||
+        pyl_http_strand_type_add(module, state) < 0 ||
+        pyl_http_remote_types_add(module, state) < 0 ||
         pyl_http_connection_type_add(module, state) < 0 ||
         pyl_http_listener_type_add(module, state) < 0) {
         return -1;

@@ -27,6 +27,7 @@ struct pyl_http_state {
     PyObject *asgi;          /* templates, copied before they are given away */
     PyObject *request_event; /* {"type": "http.request", "body": b"", "more_body": False} */
     PyObject *disconnect_event;
+    PyObject *start_type;   /* "http.response.start" */
     PyObject *await_helper; /* wraps an awaitable that is no coroutine */
     struct pyl_http_known_name names[PYL_HTTP_NAME_SLOTS]; /* open addressing */
 };

@@ -101,8 +101,7 @@ struct http_wait {
     PyObject_HEAD
     struct pyl_http_request *request; /* NULL: finished */
     PyObject *future;                 /* what the task sleeps on, or NULL */
-    struct pyl_list link;             /* request->waiters, while there is a future */
-    bool is_receive;
+    struct pyl_http_waiter waiter;    /* in request->waiters while there is a future */
 };
 
 static struct http_wait *
@@ -114,7 +113,7 @@ wait_of(PyObject *op)
 static void
 forget_future(struct http_wait *wait)
 {
-    pyl_list_remove(&wait->link);
+    pyl_list_remove(&wait->waiter.link);
     Py_CLEAR(wait->future);
 }
 
@@ -151,7 +150,7 @@ wait_dealloc(PyObject *op)
 static int
 look(struct http_wait *wait, PyObject **ret)
 {
-    if (wait->is_receive) {
+    if (wait->waiter.is_receive) {
         return pyl_http_receive_now(wait->request, ret);
     }
     int rc = pyl_http_send_check(wait->request);
@@ -169,8 +168,8 @@ sleep_on_future(struct http_wait *wait)
     if (wait->future == NULL) {
         return -1;
     }
-    pyl_list_append(&wait->request->waiters, &wait->link);
-    if (wait->is_receive && wait->request->connection != NULL) {
+    pyl_list_append(&wait->request->waiters, &wait->waiter.link);
+    if (wait->waiter.is_receive && wait->request->connection != NULL) {
         pyl_http_connection_update_reading(wait->request->connection);
     }
     return 0;
@@ -230,6 +229,18 @@ static PyType_Spec wait_spec = {
     .slots = wait_slots,
 };
 
+static void
+wake(struct pyl_http_waiter *waiter)
+{
+    struct http_wait *wait = PYL_CONTAINER_OF(waiter, struct http_wait, waiter);
+    struct pyl_http_server *server = wait->request->server;
+    PyObject *future = Py_NewRef(wait->future);
+    if (pyl_future_set_result(future, Py_None) < 0) {
+        pyl_http_server_report(server, "Waking an ASGI application failed");
+    }
+    Py_DECREF(future);
+}
+
 PyObject *
 pyl_http_wait_new(struct pyl_http_request *request, bool is_receive)
 {
@@ -240,10 +251,18 @@ pyl_http_wait_new(struct pyl_http_request *request, bool is_receive)
     }
     wait->request = (struct pyl_http_request *)Py_NewRef((PyObject *)request);
     wait->future = NULL;
-    wait->is_receive = is_receive;
-    pyl_list_init(&wait->link);
+    wait->waiter = (struct pyl_http_waiter){.wake = wake, .is_receive = is_receive};
+    pyl_list_init(&wait->waiter.link);
     PyObject_GC_Track(wait);
     return (PyObject *)wait;
+}
+
+/* ---- those who wait ---- */
+
+static struct pyl_http_waiter *
+waiter_of(const struct pyl_list *link)
+{
+    return PYL_CONTAINER_OF(link, struct pyl_http_waiter, link);
 }
 
 bool
@@ -251,32 +270,40 @@ pyl_http_wait_has_receiver(const struct pyl_http_request *request)
 {
     const struct pyl_list *link = request->waiters.next;
     for (; link != &request->waiters; link = link->next) {
-        const struct http_wait *wait = PYL_CONTAINER_OF(link, struct http_wait, link);
-        if (wait->is_receive) {
+        if (waiter_of(link)->is_receive) {
             return true;
         }
     }
     return false;
 }
 
+static void
+wake_some(struct pyl_http_request *request, bool is_remote_only)
+{
+    struct pyl_list waking;
+    pyl_list_move_all(&waking, &request->waiters);
+    while (!pyl_list_is_empty(&waking)) {
+        struct pyl_http_waiter *waiter = waiter_of(waking.next);
+        pyl_list_remove(&waiter->link);
+        pyl_list_append(&request->waiters, &waiter->link);
+        if (waiter->is_remote || !is_remote_only) {
+            waiter->wake(waiter);
+        }
+    }
+}
+
 void
 pyl_http_wait_wake_all(struct pyl_http_request *request)
 {
-    struct pyl_list waking;
-    if (pyl_list_is_empty(&request->waiters)) {
-        return;
+    if (!pyl_list_is_empty(&request->waiters)) {
+        wake_some(request, false);
     }
-    pyl_list_move_all(&waking, &request->waiters);
-    while (!pyl_list_is_empty(&waking)) {
-        struct http_wait *wait = PYL_CONTAINER_OF(waking.next, struct http_wait, link);
-        pyl_list_remove(&wait->link);
-        pyl_list_append(&request->waiters, &wait->link);
-        PyObject *future = Py_NewRef(wait->future);
-        if (pyl_future_set_result(future, Py_None) < 0) {
-            pyl_http_server_report(request->server, "Waking an ASGI application failed");
-        }
-        Py_DECREF(future);
-    }
+}
+
+void
+pyl_http_wait_wake_remote(struct pyl_http_request *request)
+{
+    wake_some(request, true);
 }
 
 int

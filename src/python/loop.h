@@ -33,6 +33,7 @@ struct pyl_loop {
     uint32_t lane_index;      /* in `views` */
     bool has_baton;           /* in `views`, on builds with a GIL */
     struct pyl_list spawned;  /* of pyl_spawned.live: begun in this view and not done */
+    struct pyl_list stolen;   /* of pyl_http_strand.live: the same, of requests of other views */
     struct pyl_list siblings; /* state->loops, while the worker is open */
     bool is_worker_open;      /* pyl_worker_init() done, pyl_worker_fini() not */
     atomic_bool is_closed;    /* written under remote_lock, read by any thread relaxed */

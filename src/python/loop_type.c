@@ -8,6 +8,7 @@
  *
  * Invariant: the loop is in state->loops exactly while its worker is open.
  */
+#include "python/http.h"
 #include "python/loop_internal.h"
 #include "python/native_call.h"
 #include "python/native_task.h"
@@ -63,6 +64,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     pyl_list_init(&loop->siblings);
     pyl_list_init(&loop->watches);
     pyl_list_init(&loop->spawned);
+    pyl_list_init(&loop->stolen);
     pthread_mutex_init(&loop->running_lock, NULL);
     pthread_cond_init(&loop->running_done, NULL);
     pyl_loop_wakes_init(&loop->wakes);
@@ -254,6 +256,7 @@ pyl_loop_detach(struct pyl_loop *loop)
     }
     pyl_port_close(loop);
     pyl_spawned_forget(loop);
+    pyl_http_strands_forget(loop);
     drop_jobs(loop);
     pyl_native_release(loop);
 }

@@ -132,6 +132,7 @@ put_lane(PyObject *dict, struct pyl_loop *loop)
         {"strands_overflowed", &lane->stats.overflowed},
         {"turns_cut", &loop->worker->stats.turns_cut},
         {"baton_timeouts", &loop->metrics.baton_timeouts},
+        {"requests_queued", &loop->metrics.requests_queued},
     };
     if (put_counters(dict, rows, sizeof(rows) / sizeof(rows[0])) < 0) {
         return -1;

@@ -27,6 +27,7 @@ struct pyl_loop_metrics {
     uint64_t run_before;                     /* owner: callbacks run before the sampled turn */
     /* Parallel mode with a GIL: waits for the baton that took too long, see sched/baton.h. */
     _Atomic uint64_t baton_timeouts;
+    _Atomic uint64_t requests_queued; /* HTTP requests that became strands */
 };
 
 /* Out of line: of a sampled turn and the one before it. */

@@ -145,6 +145,9 @@ struct pyl_strings {
     X(http_call_type)       /* http_request.c: receive and send */             \
     X(http_ready_type)      /* http_wait.c */                                  \
     X(http_wait_type)                                                          \
+    X(http_strand_type) /* http_strand.c */                                    \
+    X(http_remote_type) /* http_remote.c */                                    \
+    X(http_remote_wait_type)                                                   \
     X(http_disconnected_type) /* pyloop.ClientDisconnected */
 
 /* One row per object borrowed at import: field, module, attribute, whether it must exist (otherwise

@@ -189,7 +189,8 @@ pyl_lane_push(struct pyl_lane *lane, struct pyl_strand *strand)
 static bool
 hand_over(struct pyl_lane *lane, struct pyl_strand *strand)
 {
-    struct pyl_lane *other = pyl_runtime_lighter_than(lane->runtime, lane);
+    struct pyl_lane *other =
+        strand->is_bound ? NULL : pyl_runtime_lighter_than(lane->runtime, lane);
     if (other == NULL) {
         return false;
     }

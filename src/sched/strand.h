@@ -37,6 +37,9 @@ struct pyl_strand_ops {
 
 struct pyl_strand {
     const struct pyl_strand_ops *ops;
+    /* Constant once spawned: a lane that begins it does not hand it over to a lighter one. For what
+     * is bound to something that stays, and counted there; thieves may still take it. */
+    bool is_bound;
     /* Posted jobs, latest first, or the mark of a RESTING strand. Any thread, read-modify-write
      * only: the push and the change of state are one operation, so a poster is done with the strand
      * then, unless it has to schedule it. See sched/README.md. */

@@ -219,7 +219,7 @@ class Server:
         return asyncio.get_running_loop(), Site(self._application, self._options)
 
     async def _start_application(self):
-        """The state for each site."""
+        """The state for each site, in the order of the views."""
         count = 1 if self._options.lifespan_scope == "process" else len(self._sites)
         try:
             states = await _everywhere([(view, site.startup) for view, site in self._sites[:count]])
@@ -227,7 +227,7 @@ class Server:
             lines = str(error).strip().splitlines()
             log.debug("%s", error)
             raise StartupError(f"application startup failed: {lines[-1] if lines else 'no reason given'}") from error
-        return states * (len(self._sites) // count)
+        return tuple(states * (len(self._sites) // count))
 
     async def _start(self, loop):
         states = await self._start_application()
@@ -243,8 +243,8 @@ class Server:
             threads = f", {len(self._sites)} threads" if len(self._sites) > 1 else ""
             log.info("Listening on %s (%s%s)", describe(sock), loop.backend, threads)
         self._is_listening = True
-        await _everywhere([(view, functools.partial(site.open, state, len(self._sites)))
-                           for (view, site), state in zip(self._sites, states, strict=True)])
+        await _everywhere([(view, functools.partial(site.open, states, index))
+                           for index, (view, site) in enumerate(self._sites)])
         (_, first), *others = self._sites
         for sock in self.sockets:
             first.listen(sock, await _everywhere([(view, functools.partial(site.join, sock)) for view, site in others]))

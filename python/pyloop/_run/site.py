@@ -34,18 +34,22 @@ class Site:
         await self._lifespan.startup()
         return self._lifespan.state if self._lifespan.is_active else None
 
-    async def open(self, state, share):
-        """Make the HTTP server, which gets one of `share` equal parts of what limits all together."""
+    async def open(self, states, index):
+        """Make the HTTP server of the view with that index; `states` has those of all views.
+
+        It gets one of as many equal parts of what limits all together.
+        """
         options = self._options
         self._loop = asyncio.get_running_loop()
         self._http = _core.HttpServer(
             self._loop, self._application, logs.on_error,
-            state=state,
+            state=states[index],
+            states=states,
             root_path=options.root_path,
             access_log=logs.write_access if options.access_log else None,
             timeout_keep_alive=options.timeout_keep_alive,
             timeout_headers=options.timeout_headers,
-            limit_concurrency=-(-(options.limit_concurrency or 0) // share),
+            limit_concurrency=-(-(options.limit_concurrency or 0) // len(states)),
             limit_body_size=options.limit_body_size or 0,
             server_header=options.server_header,
             date_header=options.date_header)
