@@ -152,10 +152,10 @@ struct pyl_http_request {
     size_t more_size;
     size_t more_capacity;
 
-    /* The next two are of other views (http_remote.c), guarded by the object's critical section,
-     * and nothing else is: a response head that waits for its content. */
+    /* Response head that was sent in another view (http_remote.c) and is not served yet, or NULL.
+     * Any thread, guarded by the object's critical section. */
     PyObject *held;
-    bool has_remote_start; /* there was one */
+    _Atomic bool has_remote_start; /* there was one; set there, read by any thread, relaxed */
 
     struct pyl_http_block *block; /* HELD: the response head so far */
     struct pyl_http1_response response;
@@ -378,6 +378,7 @@ void pyl_http_request_end(struct pyl_http_request *request, PyObject *task);
 
 /* http_strand.c */
 
+/* The type of what waits in a lane's queue. */
 int pyl_http_strand_type_add(PyObject *module, struct pyl_state *state);
 /* Is the application of a new request to wait in the lane's queue of new strands? */
 bool pyl_http_strand_is_due(struct pyl_http_server *server);
@@ -390,12 +391,15 @@ void pyl_http_strands_forget(struct pyl_loop *loop);
 
 /* http_remote.c */
 
+/* The types of calls from other views. */
 int pyl_http_remote_types_add(PyObject *module, struct pyl_state *state);
 /* receive() (message NULL) or send(message) outside of the connection's thread: an awaitable in
  * another view of the runtime, RuntimeError elsewhere. */
 PyObject *pyl_http_remote_call(struct pyl_http_request *request, PyObject *message);
 /* A response head that waits for its content leaves. A thread of another view. */
 void pyl_http_remote_flush(struct pyl_http_request *request);
+/* One that was sent elsewhere before this moment is served now: something follows it here. */
+void pyl_http_remote_claim(struct pyl_http_request *request);
 
 /* http_scope.c */
 

@@ -33,6 +33,7 @@ struct http_remote {
     PyObject *message;             /* SEND */
     struct http_remote *before;    /* SEND: the HEAD that is to be served before, or NULL */
     struct pyl_http_head head;     /* HEAD: until it is served */
+    bool is_away;                  /* HEAD: no longer to be sent; guarded as request->held is */
     struct pyl_http_waiter waiter; /* connection's view only; linked: holds a reference */
     /* In the queue of the connection's view, with a reference; the last one of the caller's. */
     struct pyl_job serve;
@@ -95,18 +96,51 @@ serve_receive(struct http_remote *remote, bool is_first)
     return 1;
 }
 
+/* Is it the one that was not served yet? Then it is served now. */
+static bool
+claim(struct http_remote *head)
+{
+    struct pyl_http_request *request = head->request;
+    bool is_due;
+    Py_BEGIN_CRITICAL_SECTION(request);
+    is_due = request->held == (PyObject *)head;
+    if (is_due) {
+        request->held = NULL;
+    }
+    Py_END_CRITICAL_SECTION();
+    if (is_due) {
+        Py_DECREF(head); /* the caller has one, too */
+    }
+    return is_due;
+}
+
 /* The application was told that all is well: only what it did wrong is worth a word, which the
  * future says if nobody asks it. */
 static void
-serve_head(struct http_remote *remote)
+serve_head(struct http_remote *head)
 {
-    if (pyl_http_send_put_head(remote->request, &remote->head) == 0) {
-        (void)complete(remote, Py_None);
-    } else if (PyErr_ExceptionMatches((PyObject *)remote->future.state->http_disconnected_type)) {
+    PyObject *disconnected = (PyObject *)head->future.state->http_disconnected_type;
+    if (!claim(head)) {
+        return;
+    }
+    int rc = pyl_http_send_put_head(head->request, &head->head);
+    if (rc < 0 && PyErr_ExceptionMatches(disconnected)) {
         PyErr_Clear();
-        (void)complete(remote, Py_None);
-    } else {
-        (void)complete(remote, NULL);
+        rc = 0;
+    }
+    (void)complete(head, rc == 0 ? Py_None : NULL);
+}
+
+void
+pyl_http_remote_claim(struct pyl_http_request *request)
+{
+    struct http_remote *head;
+    Py_BEGIN_CRITICAL_SECTION(request);
+    head = remote_cast(Py_XNewRef(request->held));
+    Py_END_CRITICAL_SECTION();
+    if (head != NULL) {
+        serve_head(head);
+        Py_DECREF(head);
     }
 }
 
@@ -233,18 +267,22 @@ post(struct http_remote *remote)
     }
 }
 
-/* New reference to the head that waits for its content, or NULL; `which` NULL: whichever. */
+/* New reference to the head that waits for its content and is the caller's to send now, or NULL.
+ * `which`: only that one, or NULL. */
 static struct http_remote *
 take_held(struct pyl_http_request *request, const struct http_remote *which)
 {
-    struct http_remote *held = NULL;
+    struct http_remote *head;
     Py_BEGIN_CRITICAL_SECTION(request);
-    if (request->held != NULL && (which == NULL || request->held == (const PyObject *)which)) {
-        held = remote_cast(request->held);
-        request->held = NULL;
+    head = remote_cast(request->held);
+    if (head != NULL && !head->is_away && (which == NULL || head == which)) {
+        head->is_away = true;
+        Py_INCREF(head);
+    } else {
+        head = NULL;
     }
     Py_END_CRITICAL_SECTION();
-    return held;
+    return head;
 }
 
 void
@@ -304,9 +342,9 @@ hold_head(struct pyl_http_request *request, struct pyl_loop *here, PyObject *mes
     }
     bool is_first;
     Py_BEGIN_CRITICAL_SECTION(request);
-    is_first = !request->has_remote_start;
+    is_first = !atomic_load_explicit(&request->has_remote_start, memory_order_relaxed);
     if (is_first) {
-        request->has_remote_start = true;
+        atomic_store_explicit(&request->has_remote_start, true, memory_order_relaxed);
         request->held = Py_NewRef((PyObject *)remote);
     }
     Py_END_CRITICAL_SECTION();

@@ -466,6 +466,9 @@ dispatch(struct pyl_http_request *request, PyObject *dict)
         PyErr_SetString(PyExc_ValueError, "an ASGI message must have a 'type'");
         return -1;
     }
+    if (PYL_UNLIKELY(atomic_load_explicit(&request->has_remote_start, memory_order_relaxed))) {
+        pyl_http_remote_claim(request);
+    }
     if (check_open(request, type) < 0) {
         return -1;
     }

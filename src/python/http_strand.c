@@ -58,10 +58,11 @@ run_deliver(struct pyl_job *job)
     Py_DECREF(self);
 }
 
-/* Takes over the reference. */
+/* Behind all that was sent here. Takes over the reference. */
 static void
 post_end(struct pyl_http_strand *self)
 {
+    pyl_http_remote_flush(self->request);
     if (!pyl_loop_post(self->request->server->loop, &self->deliver)) {
         Py_DECREF(self); /* that view is closed */
     }
@@ -73,7 +74,6 @@ on_task_done(PyObject *task, void *user)
 {
     struct pyl_http_strand *self = user;
     (void)task;
-    pyl_http_remote_flush(self->request);
     pyl_views_count_guest(pyl_views_here(self->request->server->loop->views), -1);
     pyl_list_remove(&self->live);
     post_end(self);
