@@ -18,6 +18,8 @@ import tempfile
 import threading
 import warnings
 
+import httpkit
+import parallel_kit
 import pyloop
 import tls_kit
 
@@ -357,9 +359,46 @@ def generators(loop):
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
+def stolen_requests(_):
+    async def app(scope, receive, send):
+        if scope["path"] == "/echo":
+            await httpkit.echo(scope, receive, send)
+        elif scope["path"] == "/fail":
+            raise ValueError("on purpose")
+        else:
+            receiving = asyncio.create_task(receive())
+            await asyncio.sleep(0)
+            receiving.cancel()
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await receive()
+            await receive()
+
+    async def main():
+        server = await parallel_kit.Stolen(app).__aenter__()
+        client = await server.connect()
+        assert (await client.fetch(httpkit.post(b"x" * 100_000, path="/echo"))).body == b"x" * 100_000
+        await client.fetch(httpkit.get("/fail"))
+        clients = [await server.connect() for _ in range(3)]
+        for client in clients:
+            client.write(httpkit.get("/wait"))
+            await client.head()
+        clients[0].abort()
+        await httpkit.until(lambda: server.http.tasks == 2)
+        assert server.http.cancel() == 2
+        await httpkit.until(lambda: server.http.tasks == 0)
+        client = await server.connect()
+        client.write(httpkit.get("/wait"))
+        await client.head()
+        return server  # the last request is left to the loop
+    with parallel_kit.parallel_runner(None) as (runner, _):
+        runner.run(main())
+
+
 SCENARIOS = {f.__name__: f for f in (
     nothing, never_run, callbacks, failing, tasks, tcp, tcp_unclosed, native_streams, tcp_aborted, unix, datagrams,
-    datagrams_unclosed, pipes, tls, sockets, readers, executor, signals, subprocesses, generators)}
+    datagrams_unclosed, pipes, tls, sockets, readers, executor, signals, subprocesses, generators,
+    stolen_requests)}
 
 
 def cycle(scenario):

@@ -1,7 +1,10 @@
-"""For tests of parallel mode: a loop with views, and the way into a certain one."""
+"""For tests of parallel mode: a loop with views, the way into a certain one, and requests that leave theirs."""
 
 import asyncio
 import contextlib
+import threading
+
+import httpkit
 
 import pyloop
 
@@ -20,3 +23,64 @@ def parallel_runner(backend, *, workers=2, debug=False):
     loop.set_exception_handler(lambda _, context: reports.append(context))
     with asyncio.Runner(debug=debug, loop_factory=lambda: loop) as runner:
         yield runner, reports
+
+
+class Stolen(httpkit.Serving):
+    """Serves in the first view; every request is queued as a strand, and each is begun by another lane.
+
+    As soon as requests are queued, the first view stands still until the others have begun them all. It must know how
+    many to expect: write() of its clients says so.
+    """
+
+    def __init__(self, app, **options):
+        self.places = []  # threads in which the application began
+        self._begun = threading.Semaphore(0)
+        self._seen = 0
+        self._expected = 0
+        self._is_holding = False
+
+        def begin(*arguments):
+            self.places.append(threading.get_ident())
+            self._begun.release()
+            return app(*arguments)
+
+        super().__init__(begin, _behind_ns=0, **options)
+
+    def expect(self, count):
+        """So many requests are on their way."""
+        self._expected += count
+        if not self._is_holding:
+            self._is_holding = True
+            self._hold()
+
+    def _hold(self):
+        """In each turn, behind its events and before the strands that these have queued."""
+        queued = self._loop._metrics()["requests_queued"] - self._queued_before
+        while self._seen < queued:
+            assert self._begun.acquire(timeout=httpkit.TIMEOUT)
+            self._seen += 1
+        self._is_holding = self._seen < self._expected
+        if self._is_holding:
+            self._loop.call_soon(self._hold)
+
+    async def connect(self):
+        client = await super().connect()
+        write = client.write
+
+        def write_and_expect(data):
+            self.expect(data.count(b" HTTP/1.1\r\n"))
+            write(data)
+
+        client.write = write_and_expect
+        return client
+
+    async def __aenter__(self):
+        self._loop = asyncio.get_running_loop()
+        self._queued_before = self._loop._metrics()["requests_queued"]
+        return await super().__aenter__()
+
+    async def __aexit__(self, kind, error, traceback):
+        self._expected = 0
+        await super().__aexit__(kind, error, traceback)
+        if kind is None:
+            assert threading.get_ident() not in self.places

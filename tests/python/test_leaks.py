@@ -16,7 +16,8 @@ import pytest
 
 CYCLES = 500
 SCENARIOS = ("nothing never_run callbacks failing tasks tcp tcp_unclosed native_streams tcp_aborted unix "
-             "datagrams datagrams_unclosed pipes tls sockets readers executor signals subprocesses generators").split()
+             "datagrams datagrams_unclosed pipes tls sockets readers executor signals subprocesses generators "
+             "stolen_requests").split()
 IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 IS_SANITIZED = os.environ.get("PYLOOP_SANITIZED") == "1"
 

@@ -11,53 +11,13 @@ import httpkit
 import parallel_kit
 import pytest
 from httpkit import Serving, echo, get, post, read_body, respond, until
+from parallel_kit import Stolen
 
 import pyloop
 
 IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 START = {"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"b")]}
 TIMEOUT = httpkit.TIMEOUT
-
-
-class Stolen(Serving):
-    """Serves in the first view; every request is queued as a strand, and each is begun by another lane.
-
-    As soon as requests are queued, the first view stands still until the others have begun them all.
-    """
-
-    def __init__(self, app, **options):
-        self.places = []  # threads in which the application began
-        self._begun = threading.Semaphore(0)
-        self._seen = 0
-        self._is_over = False
-
-        def begin(*arguments):
-            self.places.append(threading.get_ident())
-            self._begun.release()
-            return app(*arguments)
-
-        super().__init__(begin, _behind_ns=0, **options)
-
-    def _hold(self):
-        """In each turn, behind its events and before the strands that these have queued."""
-        queued = self._loop._metrics()["requests_queued"]
-        while self._seen < queued:
-            assert self._begun.acquire(timeout=TIMEOUT)
-            self._seen += 1
-        if not self._is_over:
-            self._loop.call_soon(self._hold)
-
-    async def __aenter__(self):
-        self._loop = asyncio.get_running_loop()
-        self._seen = self._loop._metrics()["requests_queued"]
-        self._hold()
-        return await super().__aenter__()
-
-    async def __aexit__(self, kind, error, traceback):
-        self._is_over = True
-        await super().__aexit__(kind, error, traceback)
-        if kind is None:
-            assert threading.get_ident() not in self.places
 
 
 @pytest.fixture(params=[2, 3])
@@ -245,6 +205,7 @@ def test_send_waits_for_a_slow_reader(run):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
             sock.setblocking(False)
             await view().sock_connect(sock, server.address)
+            server.expect(1)
             await view().sock_sendall(sock, get("/", "Connection: close"))
             await until(lambda: sent)
             last = -1
@@ -680,7 +641,6 @@ def test_the_loop_is_closed_under_a_request(backend, path):
         client = await server.connect()
         client.write(get(path))
         await until(lambda: server.http.tasks == 1)
-        server._is_over = True
         return server, client
 
     with parallel_kit.parallel_runner(backend) as (runner, _):
