@@ -8,17 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 
 import pytest
 from process_kit import environment
 
 APP = """
-import asyncio, json, os, threading
+import asyncio, json, os, threading, time
 
 starts = []
 lock = threading.Lock()
 gate = threading.Barrier(2)
+held = threading.Event()
 
 
 async def lifespan(scope, receive, send):
@@ -38,6 +40,15 @@ async def app(scope, receive, send):
         return await lifespan(scope, receive, send)
     if scope["path"] == "/both":  # two requests at a time, on two threads, or they wait for ever
         gate.wait(20)
+    elif scope["path"] == "/hold":
+        os.write(1, b"holding\\n")
+        held.wait(20)
+    elif scope["path"] == "/release":
+        held.set()
+    elif scope["path"] == "/spin":
+        end = time.monotonic() + 0.002
+        while time.monotonic() < end:
+            pass
     elif scope["path"] == "/wait":
         os.write(1, b"waiting\\n")
         await asyncio.sleep(60)
@@ -185,6 +196,38 @@ def test_lifespan_of_each_worker(folder, backend):
         status, out, _ = server.end()
         assert status == -signal.SIGTERM
         assert out.count("shutdown") == 3
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="with a GIL nobody could run them sooner")
+@pytest.mark.parametrize("scope", ["worker", "process"])
+def test_a_thread_that_is_behind_is_helped(folder, backend, scope):
+    """Requests of one turn on one thread: the first takes long, the other two wait for each other."""
+    with Server(folder, backend, "--threads", "2", "--lifespan-scope", scope) as server:
+        of_thread = collections.defaultdict(list)
+        while sum(len(sockets) > 3 for sockets in of_thread.values()) == 0 or len(of_thread) < 2:
+            sock = server.connect()
+            ask(sock)
+            of_thread[answer(sock)["thread"]].append(sock)
+        one = max(of_thread, key=lambda thread: len(of_thread[thread]))
+        (other,) = set(of_thread) - {one}
+        holding, *late = of_thread[one][:4]
+        ask(holding, "/hold")
+        assert server.process.stdout.readline() == "holding\n"
+        for sock, path in zip(late, ("/spin", "/both", "/both"), strict=True):
+            ask(sock, path)
+        ask(of_thread[other][0], "/release")
+        assert answer(of_thread[other][0])["thread"] == other
+        answers = [answer(sock) for sock in (holding, *late)]
+        assert [found["thread"] for found in answers[:2]] == [one, one]
+        assert {found["thread"] for found in answers[2:]} == {one, other}
+        if scope == "worker":  # the state is that of the thread that runs the request
+            assert all(found["thread"] == found["home"] for found in answers)
+        for sock in late:  # and what comes next is at home again
+            ask(sock)
+            assert answer(sock)["thread"] == one
+        for sock in (*of_thread[one], *of_thread[other]):
+            sock.close()
+        assert server.end()[0] == -signal.SIGTERM
 
 
 def test_many_clients_at_once(folder, backend):
