@@ -218,13 +218,14 @@ struct pyl_http_server {
     Py_ssize_t connection_count;
     Py_ssize_t task_count;
     uint64_t request_count;
-    PyObject *states;           /* parallel mode: tuple of the views' states (or None), or NULL */
-    int64_t behind_ns;          /* constant: http_strand.c */
-    uint64_t counted_turn;      /* of the worker's; the next is of it */
-    uint32_t turn_requests;     /* begun inside their event */
-    bool may_queue;             /* constant: there are other lanes, and they are of use */
-    bool is_coroutine_function; /* calling `app` only makes a coroutine */
-    bool is_draining;           /* no new connections, no second request on old ones */
+    PyObject *states;       /* parallel mode: tuple of the views' states (or None), or NULL */
+    int64_t behind_ns;      /* constant: http_strand.c */
+    uint64_t counted_turn;  /* of the worker's; the next is of it */
+    uint32_t turn_requests; /* begun inside their event */
+    _Atomic uint32_t waiting_requests; /* queued and not begun; any thread, relaxed */
+    bool may_queue;                    /* constant: there are other lanes, and they are of use */
+    bool is_coroutine_function;        /* calling `app` only makes a coroutine */
+    bool is_draining;                  /* no new connections, no second request on old ones */
 
     struct pyl_timer tick; /* holds a reference while armed or queued */
     bool is_tick_armed;

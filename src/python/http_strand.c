@@ -182,6 +182,8 @@ run_begin(struct pyl_job *job)
     PyObject *scope = self->scope;
     bool may_begin;
     self->scope = NULL;
+    (void)atomic_fetch_sub_explicit(&self->request->server->waiting_requests, 1,
+                                    memory_order_relaxed);
     pyl_strand_end(&self->strand);
     Py_BEGIN_CRITICAL_SECTION(self);
     may_begin = !self->is_cancel_wanted;
@@ -229,11 +231,13 @@ pyl_http_strand_cancel(struct pyl_http_strand *strand)
 
 /* ---- queueing ---- */
 
-/* Do new strands wait here for longer than thieves let them? As old as the turn. */
+/* Do requests wait here, and something for longer than thieves let it? Only a hint: as old as the
+ * turn. */
 static bool
 has_backlog(struct pyl_http_server *server, struct pyl_lane *lane)
 {
-    return pyl_lane_queue_count(&lane->queue) > 0 &&
+    return atomic_load_explicit(&server->waiting_requests, memory_order_relaxed) > 0 &&
+           pyl_lane_queue_count(&lane->queue) > 0 &&
            lane->worker.now_ns - pyl_lane_queue_oldest_ns(&lane->queue) >= server->behind_ns;
 }
 
@@ -295,7 +299,10 @@ pyl_http_strand_queue(struct pyl_http_request *request, PyObject *scope)
     self->strand.is_bound = true; /* to the connection, a guest of this view */
     PyObject_GC_Track(self);
     Py_INCREF(self); /* the runtime's, until on_ended */
+    (void)atomic_fetch_add_explicit(&request->server->waiting_requests, 1, memory_order_relaxed);
     if (pyl_runtime_spawn(&loop->views->runtime, &self->strand, &self->begin) < 0) {
+        (void)atomic_fetch_sub_explicit(&request->server->waiting_requests, 1,
+                                        memory_order_relaxed);
         self->scope = NULL;
         Py_DECREF(self);
         Py_DECREF(self);

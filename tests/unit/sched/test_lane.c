@@ -153,6 +153,25 @@ Test(lane, lasting_strands_are_shared_out)
     cr_assert_eq(atomic_load(&second->stats.stolen), 0);
 }
 
+/* Goal: what is bound is not handed over, but stolen like any other. */
+Test(lane, bound_strands_are_only_stolen)
+{
+    atomic_store(&first->stats.guests, 100);
+    for (int i = 0; i < 5; i++) {
+        strands[i].strand.is_bound = true;
+    }
+    spawn_range(first, 0, 2);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 2);
+    cr_assert_eq(atomic_load(&first->stats.handed_over), 0);
+    fixture_turn_lane(second); /* each lane has a clock of its own, which its turns move */
+    spawn_range(first, 2, 5);
+    fixture_pass(&runtime, PYL_RUNTIME_STEAL_DELAY_NS);
+    fixture_turn_lane(second);
+    cr_assert_eq(count_runs(1), 2);
+    cr_assert_eq(atomic_load(&second->stats.stolen), 2);
+}
+
 /* Goal: nothing new goes to a lane that is in the middle of a long turn, until it has far less. */
 Test(lane, a_late_lane_gets_nothing)
 {
