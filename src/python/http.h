@@ -19,7 +19,8 @@
  *
  * In parallel mode the application may run in another view than the connection's (http_strand.c),
  * and its receive() and send() come from there (http_remote.c). All fields stay the connection's:
- * another thread uses no more than `server` of a request, and of a server what is constant.
+ * another thread uses of a request and of a server no more than what says that it is constant, or
+ * how it is guarded.
  *
  * Loop thread (of the connection's view), attached thread state, where nothing else is said.
  */
@@ -159,9 +160,9 @@ struct pyl_http_request {
 
     struct pyl_http_block *block; /* HELD: the response head so far */
     struct pyl_http1_response response;
-    uint8_t progress; /* enum pyl_http_progress */
-    uint8_t method;
-    uint8_t minor_version;
+    uint8_t progress;          /* enum pyl_http_progress */
+    uint8_t method;            /* constant, as the next one */
+    uint8_t minor_version;     /* of the request */
     bool is_content_delivered; /* the last http.request was received */
     bool is_content_complete;  /* the last byte has arrived */
     bool is_disconnected;      /* the client is gone; nothing can be sent */
@@ -196,7 +197,8 @@ struct pyl_http_options {
 
 struct pyl_http_server {
     PyObject_HEAD
-    struct pyl_state *state;
+    struct pyl_state
+        *state; /* constant until the server dies, as all up to `options` but `drained` */
     struct pyl_loop *loop;
     PyObject *app;
     PyObject *context;        /* each application call runs in a copy */

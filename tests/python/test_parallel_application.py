@@ -51,7 +51,8 @@ async def count(request: fastapi.Request, name: str, tasks: fastapi.BackgroundTa
         body = await request.body()
         async with client.pipeline() as pipe:
             results = await pipe.incr(name).set(f"body:{name}", body).get(f"body:{name}").execute()
-    return {"length": len(results[2]), "thread": threading.get_ident(), "limit": type(request.state.limit).__module__}
+    return {"length": len(results[2]), "thread": threading.get_ident(), "limit": type(request.state.limit).__module__,
+            "home": asyncio.get_running_loop() is request.state.home}
 
 
 @app.get("/stream/{count}")
@@ -157,6 +158,8 @@ def client(port, number, limit):
         size = 1 + (number * 7919 + i * 104729) % 150_000
         found = json.loads(ask("POST", f"/count/{number}", b"x" * size))
         assert (found["length"], found["limit"]) == (size, limit)
+        # A thread that is behind lets another run the request; with a state of its own that one uses it.
+        assert found["home"] or limit == "pyloop.sync"
         threads.add(found["thread"])
         assert ask("GET", "/stream/30") == text
         if i % 5 == 0:
@@ -168,7 +171,6 @@ def client(port, number, limit):
             connection = None
     if keeps_alive:
         connection.close()
-        assert len(threads) == 1
     return threads
 
 
