@@ -156,7 +156,12 @@ struct pyl_http_request {
     /* Response head that was sent in another view (http_remote.c) and is not served yet, or NULL.
      * Any thread, guarded by the object's critical section. */
     PyObject *held;
-    _Atomic bool has_remote_start; /* there was one; set there, read by any thread, relaxed */
+    PyObject
+        *early; /* what the first receive() gets, made when the request was queued; as `held` */
+    /* Any thread reads the next three, relaxed. */
+    _Atomic bool has_remote_start; /* there was a head; set where it was sent */
+    _Atomic bool has_early;        /* set by us, taken back by who takes the message */
+    _Atomic bool is_over;          /* receive() says http.disconnect, when `early` is gone; ours */
 
     struct pyl_http_block *block; /* HELD: the response head so far */
     struct pyl_http1_response response;
@@ -197,22 +202,26 @@ struct pyl_http_options {
 
 struct pyl_http_server {
     PyObject_HEAD
-    struct pyl_state
-        *state; /* constant until the server dies, as all up to `options` but `drained` */
+    /* Constant until the server dies, down to `may_queue`; any thread. */
+    struct pyl_state *state;
     struct pyl_loop *loop;
     PyObject *app;
-    PyObject *context;        /* each application call runs in a copy */
+    PyObject *context;       /* each application call runs in a copy */
+    PyObject *app_state;     /* lifespan state, or NULL: no "state" in the scope */
+    PyObject *root_path;     /* str */
+    PyObject *root_path_raw; /* bytes */
+    PyObject *on_error;      /* on_error(message, exception) */
+    PyObject *write_log;     /* write_log(bytes), or NULL */
+    PyObject *states;        /* parallel mode: tuple of the views' states (or None), or NULL */
+    struct pyl_http_options options;
+    int64_t behind_ns;          /* http_strand.c */
+    bool is_coroutine_function; /* calling `app` only makes a coroutine */
+    bool may_queue;             /* there are other lanes, and they are of use */
+
     PyObject *scope_template; /* dict with everything that is the same for all requests */
     PyObject *template_local; /* borrowed from it: its "server" */
-    PyObject *app_state;      /* lifespan state, or NULL: no "state" in the scope */
-    PyObject *root_path;      /* str */
-    PyObject *root_path_raw;  /* bytes */
-    PyObject *on_error;       /* on_error(message, exception) */
-    PyObject *write_log;      /* write_log(bytes), or NULL */
     PyObject *drained;        /* future of wait_drained(), or NULL */
-    struct pyl_http_options options;
-
-    PyObject *listeners;                  /* list of HttpListener */
+    PyObject *listeners;      /* list of HttpListener */
     PyObject *pairs[PYL_HTTP_PAIR_SLOTS]; /* tuples of two bytes, or NULL; see http_headers.c */
     struct pyl_list connections;
     struct pyl_list requests;
@@ -220,13 +229,9 @@ struct pyl_http_server {
     Py_ssize_t connection_count;
     Py_ssize_t task_count;
     uint64_t request_count;
-    PyObject *states;       /* parallel mode: tuple of the views' states (or None), or NULL */
-    int64_t behind_ns;      /* constant: http_strand.c */
-    uint64_t counted_turn;  /* of the worker's; the next is of it */
-    uint32_t turn_requests; /* begun inside their event */
+    uint64_t counted_turn;             /* of the worker's; the next is of it */
+    uint32_t turn_requests;            /* begun inside their event */
     _Atomic uint32_t waiting_requests; /* queued and not begun; any thread, relaxed */
-    bool may_queue;                    /* constant: there are other lanes, and they are of use */
-    bool is_coroutine_function;        /* calling `app` only makes a coroutine */
     bool is_draining;                  /* no new connections, no second request on old ones */
 
     struct pyl_timer tick; /* holds a reference while armed or queued */
@@ -423,6 +428,13 @@ PyObject *pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t co
                                 PyObject *names);
 /* receive() begins: as pyl_http_receive_now(), and a client that waits for our consent gets it. */
 int pyl_http_receive_begin(struct pyl_http_request *request, PyObject **ret_message);
+/* Makes the message with the whole content, if that is here: the first receive() gets it in
+ * whichever thread. */
+void pyl_http_receive_early(struct pyl_http_request *request);
+/* Takes that message: new reference or NULL. Any thread. */
+PyObject *pyl_http_receive_take_early(struct pyl_http_request *request);
+/* After a change of what `is_over` says. */
+void pyl_http_receive_note_over(struct pyl_http_request *request);
 /* What receive() gives now: 1 with a new reference to the message, 0 when it must wait, -1. */
 int pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message);
 

@@ -26,6 +26,14 @@ take_content(struct pyl_http_request *request)
     return body;
 }
 
+void
+pyl_http_receive_note_over(struct pyl_http_request *request)
+{
+    bool is_over =
+        request->connection == NULL || (request->has_peer_eof && request->is_content_delivered);
+    atomic_store_explicit(&request->is_over, is_over, memory_order_relaxed);
+}
+
 static int
 make_request_event(struct pyl_http_request *request, PyObject **ret_message)
 {
@@ -50,6 +58,9 @@ make_request_event(struct pyl_http_request *request, PyObject **ret_message)
         return -1;
     }
     request->is_content_delivered = is_last;
+    if (PYL_UNLIKELY(request->has_peer_eof)) {
+        pyl_http_receive_note_over(request);
+    }
     pyl_http_connection_update_reading(request->connection);
     *ret_message = message;
     return 1;
@@ -72,6 +83,41 @@ pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message)
     *ret_message = PyDict_Copy(request->server->state->http.disconnect_event);
     return *ret_message != NULL ? 1 : -1;
 }
+
+/* ---- ahead of the application ---- */
+
+void
+pyl_http_receive_early(struct pyl_http_request *request)
+{
+    PyObject *message;
+    if (!request->is_content_complete) {
+        return;
+    }
+    if (make_request_event(request, &message) < 0) {
+        PyErr_Clear(); /* then it comes when it is asked for */
+        return;
+    }
+    Py_BEGIN_CRITICAL_SECTION(request);
+    request->early = message;
+    Py_END_CRITICAL_SECTION();
+    atomic_store_explicit(&request->has_early, true, memory_order_relaxed);
+}
+
+PyObject *
+pyl_http_receive_take_early(struct pyl_http_request *request)
+{
+    PyObject *message = NULL;
+    if (atomic_load_explicit(&request->has_early, memory_order_relaxed)) {
+        Py_BEGIN_CRITICAL_SECTION(request);
+        message = request->early;
+        request->early = NULL;
+        Py_END_CRITICAL_SECTION();
+        atomic_store_explicit(&request->has_early, false, memory_order_relaxed);
+    }
+    return message;
+}
+
+/* ---- the call ---- */
 
 /* The client waits for our consent; an application that asks for content gives it. */
 static void
@@ -106,8 +152,8 @@ pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count, PyObj
     if (!pyl_http_request_is_here(request)) {
         return pyl_http_remote_call(request, NULL);
     }
-    PyObject *message;
-    int rc = pyl_http_receive_begin(request, &message);
+    PyObject *message = pyl_http_receive_take_early(request);
+    int rc = message != NULL ? 1 : pyl_http_receive_begin(request, &message);
     if (rc < 0) {
         return NULL;
     }

@@ -392,6 +392,16 @@ wait_new(struct http_remote *remote)
 static PyObject *
 receive_from(struct pyl_http_request *request, struct pyl_loop *here)
 {
+    PyObject *message = pyl_http_receive_take_early(request);
+    if (message == NULL && atomic_load_explicit(&request->is_over, memory_order_relaxed)) {
+        message = PyDict_Copy(here->state->http.disconnect_event);
+        if (message == NULL) {
+            return NULL;
+        }
+    }
+    if (message != NULL) { /* at once, as at home: some ask without waiting */
+        return pyl_http_ready(here->state, message);
+    }
     pyl_http_remote_flush(request); /* it was sent before */
     return wait_new(remote_new(request, here, RECEIVE));
 }

@@ -72,6 +72,7 @@ void
 pyl_http_request_set_peer_eof(struct pyl_http_request *request)
 {
     request->has_peer_eof = true;
+    pyl_http_receive_note_over(request);
     pyl_http_wait_wake_all(request);
 }
 
@@ -84,6 +85,7 @@ put_back(struct pyl_http_request *request, PyObject *message)
         return PyErr_Occurred() ? -1 : 0; /* http.disconnect comes again by itself */
     }
     request->is_content_delivered = false;
+    pyl_http_receive_note_over(request);
     if (PyBytes_GET_SIZE(body) == 0) {
         return 0;
     }
@@ -432,6 +434,7 @@ request_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(request->task);
     Py_VISIT((PyObject *)request->strand);
     Py_VISIT(request->held);
+    Py_VISIT(request->early);
     return 0;
 }
 
@@ -445,6 +448,7 @@ request_clear(PyObject *self)
     }
     Py_CLEAR(request->strand);
     Py_CLEAR(request->held);
+    Py_CLEAR(request->early);
     Py_CLEAR(request->piece);
     Py_CLEAR(request->target);
     return 0;

@@ -150,6 +150,16 @@ begin_elsewhere(struct pyl_http_strand *self, struct pyl_loop *view, PyObject *s
     Py_DECREF(task);
 }
 
+static void
+take_early_back(struct pyl_http_request *request)
+{
+    PyObject *message = pyl_http_receive_take_early(request);
+    if (message != NULL) {
+        pyl_http_request_take_back(request, message);
+        Py_DECREF(message);
+    }
+}
+
 /* Steals the scope. */
 static void
 begin_at_home(struct pyl_http_strand *self, PyObject *scope, bool may_begin)
@@ -163,6 +173,7 @@ begin_at_home(struct pyl_http_strand *self, PyObject *scope, bool may_begin)
     Py_CLEAR(request->strand);
     pyl_http_request_unlist(request);
     if (may_begin) {
+        take_early_back(request);
         pyl_http_request_run(request, scope);
     } else {
         Py_DECREF(scope);
@@ -298,11 +309,13 @@ pyl_http_strand_queue(struct pyl_http_request *request, PyObject *scope)
     pyl_strand_init(&self->strand, &strand_ops);
     self->strand.is_bound = true; /* to the connection, a guest of this view */
     PyObject_GC_Track(self);
+    pyl_http_receive_early(request);
     Py_INCREF(self); /* the runtime's, until on_ended */
     (void)atomic_fetch_add_explicit(&request->server->waiting_requests, 1, memory_order_relaxed);
     if (pyl_runtime_spawn(&loop->views->runtime, &self->strand, &self->begin) < 0) {
         (void)atomic_fetch_sub_explicit(&request->server->waiting_requests, 1,
                                         memory_order_relaxed);
+        take_early_back(request);
         self->scope = NULL;
         Py_DECREF(self);
         Py_DECREF(self);

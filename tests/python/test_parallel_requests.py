@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 import sysconfig
 import threading
 import time
@@ -266,6 +267,60 @@ def test_disconnect(run):
     run(main())
 
 
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_disconnect_is_seen_without_waiting(run, is_reset):
+    """As Starlette's Request.is_disconnected() asks: what receive() does not have at once is not waited for."""
+    def now(awaitable):
+        try:
+            awaitable.send(None)
+        except StopIteration as stop:
+            return stop.value["type"]
+        awaitable.close()
+        return None
+
+    async def main():
+        outcomes = []
+
+        async def app(scope, receive, send):
+            outcomes.append(now(receive()))
+            while (found := now(receive())) is None:
+                await asyncio.sleep(0)
+            outcomes.append(found)
+
+        async with Stolen(app) as server:
+            client = await server.connect()
+            client.write(get())
+            await until(lambda: outcomes)
+            if is_reset:
+                client.writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.abort()
+            await until(lambda: server.http.tasks == 0)
+            assert outcomes == ["http.request", "http.disconnect"]
+            server.errors.clear()  # that it has not answered
+    run(main())
+
+
+def test_early_content_is_received_by_whoever_asks_first(run):
+    async def main():
+        async def app(scope, receive, send):
+            home = scope["state"]["home"]
+            if scope["path"] == "/home":  # not where the application runs
+                message = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(read(receive), home))
+            else:
+                message = await receive()
+            assert message == {"type": "http.request", "body": b"abc", "more_body": False}
+            await respond()(scope, receive, send)
+
+        async def read(receive):
+            return await receive()
+
+        async with Stolen(app, state={"home": view()}) as server:
+            for path in ("/home", "/"):
+                assert (await server.fetch(post(b"abc", path=path))).body == b"ok"
+    run(main())
+
+
 def test_failing_applications(run):
     async def main():
         async def app(scope, receive, send):
@@ -417,9 +472,9 @@ def test_a_cancelled_receive_loses_nothing(run):
 def test_two_receivers_and_a_coroutine(run):
     async def main():
         async def app(scope, receive, send):
-            assert asyncio.iscoroutine(receive())
             first = asyncio.create_task(receive())
             assert (await asyncio.wait_for(first, TIMEOUT))["body"] == b"ab"
+            assert asyncio.iscoroutine(receive())
             both = [asyncio.create_task(receive()) for _ in range(2)]
             await asyncio.sleep(0)
             await respond()(scope, receive, send)
