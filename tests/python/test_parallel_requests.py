@@ -701,3 +701,67 @@ def test_the_loop_is_closed_under_a_request(backend, path):
     with parallel_kit.parallel_runner(backend) as (runner, _):
         kept = runner.run(main())
     del kept
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_many_requests_of_all_kinds(backend, workers):
+    """Begun at home or elsewhere, as it comes."""
+    clients, rounds = 12, 12
+
+    async def app(scope, receive, send):
+        end = time.monotonic() + 0.0003
+        while time.monotonic() < end:
+            pass
+        kind = scope["path"]
+        if kind == "/echo":
+            await echo(scope, receive, send)
+        elif kind == "/fail":
+            raise ValueError("on purpose")
+        elif kind == "/impatient":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    assert (await receive())["body"] == b"abc"
+                    await receive()
+            await respond(b"abc")(scope, receive, send)
+        elif kind == "/spawned":
+            body = await pyloop.spawn(read_body(receive))
+            await pyloop.spawn(respond(body)(scope, receive, send))
+        elif kind == "/background":
+            await respond(await read_body(receive))(scope, receive, send)
+            await asyncio.sleep(0.001)
+            assert (await receive())["type"] == "http.disconnect"
+        else:
+            await send(START)
+            with contextlib.suppress(OSError):
+                while True:
+                    await send({"type": "http.response.body", "body": b"x" * 5000, "more_body": True})
+
+    async def talk(server, number):
+        client = await server.connect()
+        for i in range(rounds):
+            body = bytes([number]) * (i * number * 997 % 150_000)
+            assert (await client.fetch(post(body, path="/echo"))).body == body
+            paths = ["/impatient", "/spawned", "/background"][:1 + (i + number) % 3]
+            client.write(b"".join(post(b"abc", path=path) for path in paths))
+            for path in paths:
+                assert (await client.response()).body == b"abc", path
+            if (i + number) % 4 == 0:
+                assert (await server.fetch(get("/fail"))).status == 500
+            elif (i + number) % 4 == 1:
+                other = await server.connect()
+                other.write(get("/endless"))
+                await other.head()
+                other.abort()
+        await client.close()
+
+    async def main():
+        async with Serving(app, _behind_ns=0) as server:
+            await asyncio.wait_for(asyncio.gather(*(talk(server, number) for number in range(clients))), 100)
+            await until(lambda: server.http.tasks == 0)
+            assert {str(error) for _, error in server.errors} == {"on purpose"}
+            assert len(server.errors) == clients * rounds / 4
+            server.errors.clear()
+
+    with parallel_kit.parallel_runner(backend, workers=workers) as (runner, reports):
+        runner.run(main())
+    assert reports == []
