@@ -245,10 +245,10 @@ static void
 on_task_done(PyObject *task, void *user)
 {
     struct pyl_http_request *request = user;
-    Py_INCREF(request);
+    pyl_list_remove(&request->link); /* and so takes over the list's reference */
+    request->server->task_count--;
     Py_CLEAR(request->task);
-    pyl_http_request_unlist(request);
-    pyl_http_request_end(request, task);
+    settle_response(request, report_outcome(request, task));
     pyl_http_server_check_drained(request->server);
     Py_DECREF(request);
 }
