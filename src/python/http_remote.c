@@ -70,6 +70,10 @@ complete(struct http_remote *remote, PyObject *value)
         PyErr_Clear();
         return false;
     }
+    if (!pyl_loop_is_open(remote->future.native)) { /* and whoever waits will never run */
+        PyErr_Clear();
+        return true;
+    }
     pyl_loop_report(home, "Exception in the completion of an ASGI call", "future",
                     (PyObject *)remote);
     return true;

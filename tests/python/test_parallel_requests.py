@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import struct
 import sysconfig
@@ -701,6 +702,43 @@ def test_the_loop_is_closed_under_a_request(backend, path):
     with parallel_kit.parallel_runner(backend) as (runner, _):
         kept = runner.run(main())
     del kept
+
+
+@pytest.mark.parametrize("path", ["/receive", "/send"])
+def test_the_first_view_is_closed_under_calls_into_another(backend, path):
+    """The connection's view is the other one; what it completes then has nobody to wake."""
+    async def app(scope, receive, send):
+        async def call():
+            if path == "/receive":
+                await receive()
+                await receive()
+            await send(START)
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+
+        first = view()._first_view
+        first.call_soon_threadsafe(lambda: kept.append(first.create_task(call())))
+        await asyncio.sleep(100)
+
+    async def serve():
+        server = await Serving(app).__aenter__()
+        client = await server.connect()
+        client.write(get(path))
+        return server, client
+
+    async def main():
+        kept.append(await parallel_kit.there(serve()))
+        await until(lambda: len(kept) == 2)
+
+    kept = []
+    loop = pyloop.Loop(backend=backend, parallel=True, workers=2)
+    reports = []
+    loop.set_exception_handler(lambda _, context: reports.append(context["message"]))
+    loop.run_until_complete(main())
+    loop.close()
+    kept.clear()
+    gc.collect()
+    assert set(reports) <= {"Task was destroyed but it is pending!"}
 
 
 @pytest.mark.parametrize("workers", [2, 4])
