@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 
 import httpkit
@@ -84,3 +85,19 @@ class Stolen(httpkit.Serving):
         await super().__aexit__(kind, error, traceback)
         if kind is None:
             assert threading.get_ident() not in self.places
+
+
+@contextlib.contextmanager
+def several(address, count):
+    """Plain sockets: what they send has arrived before the loop looks again."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(address[:2], httpkit.TIMEOUT)) for _ in range(count)]
+
+
+async def answer(sock):
+    """The response of a connection that closes."""
+    sock.setblocking(False)
+    data = b""
+    while more := await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 65536), httpkit.TIMEOUT):
+        data += more
+    return data
