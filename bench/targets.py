@@ -58,6 +58,12 @@ TARGETS = (
     Target("sweep", "*/1", "p50_us", "uvloop", 1.0),
     Target("sweep", "*/1", "p99_us", "uvloop", 1.0),
     Target("sweep", "rate/*", "cpu_ns", "uvloop", 1 / 1.3),
+    Target("sweep", "*/100KiB/*", "messages_per_s inverse", "uvloop", 1.0),
+    *(
+        Target("sweep", f"{server}/*", metric, "uvloop", at_most)
+        for server in ("uvicorn", "aiohttp", "websockets")
+        for metric, at_most in (("cpu_ns", 1 / 1.1), ("messages_per_s inverse", 1.0))
+    ),
     Target("servers", "*", "instr", "uvloop", 1 / 1.1),
     Target("servers", "*", "messages_per_s inverse", "uvloop", 1.0),
     # 90 % of what threads reach without any loop, and not behind one loop a thread.
