@@ -107,6 +107,9 @@ PYL_NODISCARD int pyl_reactor_wait(struct pyl_reactor *reactor, int64_t timeout_
 /* Runs the callbacks of the collected events in order. A callback may submit, cancel, and call
  * pyl_reactor_stop_dispatch(), after which the rest stays for the next call. Thread: owner. */
 void pyl_reactor_dispatch(struct pyl_reactor *reactor);
+/* The same, and calls on_delivered after each callback. */
+void pyl_reactor_dispatch_watched(struct pyl_reactor *reactor,
+                                  void (*on_delivered)(struct pyl_reactor *));
 void pyl_reactor_stop_dispatch(struct pyl_reactor *reactor);
 
 static inline bool
