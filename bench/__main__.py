@@ -73,8 +73,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--cases", default="", help="only these, with commas; echo and micro: also 'full'")
     add("--again", action="store_true", help="the baseline twice: what difference is noise")
     add("--quick", action="store_true", help="one short round: does it work?")
-    add("--instructions", choices=["auto", "perf", "cachegrind", "none"], default="auto",
-        help="how user instructions are counted (auto: by hardware, else by Cachegrind)")
+    add("--instructions", choices=["auto", "perf", "guest", "cachegrind", "none"], default="auto",
+        help="how instructions are counted (auto: by hardware, else by Cachegrind those of the user; guest: the whole "
+        "runs in tools/guest, where user and kernel are counted and clocks mean nothing)")
     add("--python", default=sys.executable,
         help="the interpreter that is measured; tools/bench makes an environment for it and takes the option "
         "several times (all: that of .venv, then 3.13 where there is one)")
@@ -145,7 +146,9 @@ def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool
     command = command_line(sys.argv[1:])
     source, why = counters.instruction_source(plan.instructions)
     counting = {
-        "instructions": {"perf": "hardware counters (perf stat)", "none": "not counted",
+        "instructions": {"guest": "the CPU clock of an emulated machine (user and kernel together); "
+                                  "rates and latencies there are of no other use",
+                         "perf": "hardware counters (perf stat)", "none": "not counted",
                          "cachegrind": "Cachegrind, a pass of its own"}[source],
         "why": why,
         "syscalls": counters.syscalls_problem(),

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_GUEST = bool(os.environ.get("PYLOOP_BENCH_GUEST"))
+"""Under tools/guest, where CPU clocks count instructions."""
 C_SOURCES = ROOT / "bench" / "c"
 C_BINARIES = ROOT / ".cache" / "bench"
 

@@ -139,7 +139,7 @@ def measure(side: Side, plan: Plan) -> tuple[dict[str, float], float]:
         "bytes": result["bytes"] / result["messages"],
         "p50_us": result["p50_ns"] / 1000,
         "p99_us": result["p99_ns"] / 1000,
-        "cpu_ns": window.cpu / result["messages"],
+        **window.clocks(result["messages"]),
         "server_busy": window.cpu / window.wall,
     }
     if side.syscalls is not None:
