@@ -49,7 +49,7 @@ ran = []
 runner = threading.Thread(target=loop.run_forever)
 runner.start()
 while loop.metrics()["workers"][0]["parks"] == 0:
-    time.sleep(0.001)
+    time.sleep(0.001)  # tidy: sleep because nothing tells that the loop sleeps
 (told, telling), (waits, opens) = os.pipe(), os.pipe()
 
 def held(post):
