@@ -58,6 +58,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
     _old_switch_interval = None
     _first_view = None  # in parallel mode the loop that the program made
     _watchdog = None
+    _sync_waits = None  # what waits on this loop for objects of pyloop.sync
 
     def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None, watchdog=None,
                  switch_interval=None):
@@ -131,6 +132,8 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         self._close_unix()
         super().close()
         self._selector = None
+        for wait in list(self._sync_waits or ()):
+            wait.give_up()  # others get what it was woken for
 
     # Threads.
 

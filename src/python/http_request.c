@@ -260,7 +260,7 @@ run_app(struct pyl_http_request *request, PyObject *scope)
         Py_DECREF(context);
         return -1;
     }
-    PyObject *task = pyl_task_new(server->loop, coro, NULL, context, true);
+    PyObject *task = pyl_task_new(server->loop, coro, NULL, context, false);
     Py_DECREF(coro);
     Py_DECREF(context);
     if (task == NULL) {

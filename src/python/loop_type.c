@@ -658,10 +658,11 @@ loop_write_to_self(PyObject *self, PyObject *unused)
 {
     struct pyl_loop *loop = loop_of(self);
     pyl_gil_lock_acquire(&loop->remote_lock);
-    if (loop->is_worker_open && !loop->is_forked_child) {
-        pyl_worker_wake(loop->worker);
-    }
+    bool must_signal = pyl_loop_is_open(loop) && pyl_loop_notify(loop);
     pyl_gil_lock_release(&loop->remote_lock);
+    if (must_signal) {
+        pyl_loop_signal(loop);
+    }
     Py_RETURN_NONE;
 }
 

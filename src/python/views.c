@@ -340,6 +340,7 @@ pyl_views_stop(struct pyl_loop *first)
     }
     views->is_started = false;
     for (uint32_t i = 0; i < views->runtime.lane_count; i++) {
+        pyl_loop_wakes_settle(&views->loops[i]->wakes);
         pyl_worker_fini(&views->runtime.lanes[i].worker);
     }
     for (uint32_t i = 0; i < views->loop_count; i++) {

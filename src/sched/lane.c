@@ -113,7 +113,7 @@ pyl_lane_schedule(struct pyl_strand *strand)
         pyl_worker_post(&home->worker, &strand->job);
     } else {
         strand->queued_ns = lane_now_ns(home);
-        pyl_worker_post_remote(&home->worker, &strand->job);
+        pyl_runtime_queue_home(home->runtime, strand);
     }
 }
 

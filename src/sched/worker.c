@@ -508,11 +508,19 @@ pyl_worker_wake(struct pyl_worker *worker)
     }
 }
 
+bool
+pyl_worker_queue_remote(struct pyl_worker *worker, struct pyl_job *job)
+{
+    (void)pyl_inbox_push(&worker->inbox, &job->link);
+    return pyl_worker_notify(worker);
+}
+
 void
 pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job)
 {
-    (void)pyl_inbox_push(&worker->inbox, &job->link);
-    pyl_worker_wake(worker);
+    if (pyl_worker_queue_remote(worker, job)) {
+        pyl_worker_signal(worker);
+    }
 }
 
 int

@@ -184,6 +184,9 @@ void pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job);
 /* Any thread: makes the current or next blocking wait return. */
 void pyl_worker_wake(struct pyl_worker *worker);
 
+/* Post in two halves: as notify below. */
+PYL_NODISCARD bool pyl_worker_queue_remote(struct pyl_worker *worker, struct pyl_job *job);
+
 /* The two halves of wake, for a caller that has something to do between them. True: the worker is
  * asleep, and this caller must call signal, once; until then it may sleep on. */
 PYL_NODISCARD bool pyl_worker_notify(struct pyl_worker *worker);
