@@ -25,7 +25,7 @@ struct pyl_loop_metrics {
     struct pyl_duration_histogram callbacks; /* sampled: each counts with its turn's mean */
     struct pyl_duration_histogram gil_waits; /* sampled: to attach after a wait */
     uint64_t run_before;                     /* owner: callbacks run before the sampled turn */
-    /* Parallel mode with a GIL: waits for the baton that took too long, see sched/baton.h. */
+    /* Parallel mode with a GIL: how often it took the baton over, see sched/baton.h. */
     _Atomic uint64_t baton_timeouts;
 };
 
