@@ -267,9 +267,10 @@ run_jobs(struct pyl_worker *worker, size_t count)
     return !worker->is_interrupted;
 }
 
-/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor. */
+/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor.
+ * has_events: there were some in this turn; else the thread may have been without a core. */
 static void
-run_ready(struct pyl_worker *worker)
+run_ready(struct pyl_worker *worker, bool has_events)
 {
     size_t left = worker->ready.count;
     if (worker->jobs_budget_ns == 0 || left <= PYL_WORKER_JOBS_STRIDE) {
@@ -277,7 +278,7 @@ run_ready(struct pyl_worker *worker)
         return;
     }
     int64_t now_ns = pyl_reactor_now_ns(&worker->reactor);
-    int64_t events_ns = now_ns - worker->now_ns;
+    int64_t events_ns = has_events ? now_ns - worker->now_ns : 0;
     /* Not less than the events had, or jobs would be made faster than they are run. */
     int64_t budget_ns = worker->jobs_budget_ns > events_ns ? worker->jobs_budget_ns : events_ns;
     int64_t end_ns = now_ns + budget_ns;
@@ -329,13 +330,14 @@ pyl_worker_turn(struct pyl_worker *worker, bool may_block)
     worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
     pyl_worker_resume(worker);
     collect_timers(worker);
-    if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
+    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
+    if (has_events) {
         worker->is_dispatching = true;
         pyl_reactor_dispatch(&worker->reactor);
         worker->is_dispatching = false;
     }
     if (worker->ready.count > 0) {
-        run_ready(worker);
+        run_ready(worker, has_events);
     }
     if (worker->deferred.count > 0) {
         pyl_worker_flush_deferred(worker);
