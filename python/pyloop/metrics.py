@@ -42,9 +42,10 @@ _GAUGES = {
     "injector_depth": "Strands in the common queue.",
 }
 _HISTOGRAMS = {
-    "turn_durations": ("turn_duration", "Turns from the end of their wait on; one in eight is timed."),
-    "callback_durations": ("callback_duration", "Callbacks of the timed turns, each with its turn's mean."),
-    "gil_waits": ("gil_wait", "Waits for the GIL, or the thread state, after a wait; one in eight is timed."),
+    "turn_durations": ("turn_duration", "Turns from the end of their wait on; one in sixteen is timed."),
+    "callback_durations": ("callback_duration", "Callbacks and events of the timed turns."),
+    "ready_delays": ("ready_delay", "Callbacks scheduled in the timed turns, until they ran; one stands for all."),
+    "gil_waits": ("gil_wait", "Waits for the GIL, or the thread state, after a wait; one in sixteen is timed."),
     "queue_delays": ("queue_delay", "Strands from scheduled to running."),
 }
 

@@ -99,9 +99,6 @@ after_turn(struct pyl_lane *lane, void *user)
     if (PYL_UNLIKELY(loop->raised != NULL) && loop->lane_index != 0) {
         hand_over_raised(views, loop);
     }
-    if (loop->lane_index != 0) { /* lane 0: loop_run.c */
-        pyl_metrics_turn(&loop->metrics, &lane->worker);
-    }
     if (!PYL_FREE_THREADED && pyl_baton_is_due(&views->baton, loop->baton_ticket)) {
         pyl_worker_pause(&lane->worker);
         detach(views, loop);
