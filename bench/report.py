@@ -95,8 +95,8 @@ COLUMNS = {
 }
 PRIMARY = {"http": ("instr", "user_instr", "cpu_ns"), "echo": ("instr", "user_instr", "cpu_ns"),
            "servers": ("instr", "user_instr", "cpu_ns", "messages_per_s"),
-           "sweep": ("messages_per_s", "instr", "cpu_ns"), "micro": ("instr", "user_instr", "ns"), "native": ("cpu_ns", "ns"),
-           "start": ("ms",), "neighbour": ("beside_per_s", "beside_p99_us"),
+           "sweep": ("messages_per_s", "instr", "cpu_ns"), "micro": ("instr", "user_instr", "ns"),
+           "native": ("cpu_ns", "ns"), "start": ("ms",), "neighbour": ("beside_per_s", "beside_p99_us"),
            "parallel": ("ops_2", "scaling"), "ioworker": ("messages_per_s", "cpu_ns")}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 

@@ -176,8 +176,8 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         gil_acquisitions, wakes_written and wakes_suppressed (by other threads), submissions, enters, rearms,
         starvations and holdouts of the backend; in parallel mode also strands_spawned, strands_ended, strands_stolen,
         strands_handed_over, strands_injected, strands_overflowed, searches, steals, injector_depth, turns_cut (turns
-        that left callbacks for later because they took long) and baton_timeouts (on a build with a GIL: a worker waited
-        5 ms for its turn with it, because another one blocked in a callback or computed).
+        that left callbacks for later because they took long) and baton_timeouts (on a build with a GIL: a worker took
+        the turn over from another one that had it for 5 ms, because that one blocked in a callback or computed).
 
         turn_durations, callback_durations, ready_delays, gil_waits and in parallel mode queue_delays are histograms:
         the first count is of what took less than 1.024 us, and each next one of up to twice as long; the same names

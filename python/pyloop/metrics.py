@@ -34,7 +34,7 @@ _COUNTERS = {
     "strands_handed_over": "Strands given to another worker.",
     "strands_overflowed": "Strands moved to the common queue because the worker's own was full.",
     "turns_cut": "Turns ended by their time before all callbacks had run.",
-    "baton_timeouts": "Times that a worker waited too long for its turn with the GIL.",
+    "baton_timeouts": "Times that a worker took the turn with the GIL over from another one that kept it too long.",
     "searches": "Searches for work of other workers.",
     "steals": "Searches that found some.",
 }

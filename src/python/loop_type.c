@@ -436,8 +436,7 @@ pyl_loop_abandon_all(PyObject *module, PyObject *unused)
         atomic_store(&loop->thread_id, 0);
         loop_abandon(loop);
         if (loop->views != NULL) {
-            loop->views->is_forked_child = true;
-            atomic_store(&loop->views->runtime.phase, PYL_RUNTIME_ENDED); /* this lane's thread */
+            pyl_views_abandon(loop->views);
         }
         count++;
     }

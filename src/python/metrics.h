@@ -19,7 +19,7 @@ struct pyl_loop;
 /* Written by the loop's thread, read by any. */
 struct pyl_loop_metrics {
     struct pyl_duration_histogram gil_waits; /* sampled: to attach after a wait */
-    /* Parallel mode with a GIL: waits for the baton that took too long, see sched/baton.h. */
+    /* Parallel mode with a GIL: how often it took the baton over, see sched/baton.h. */
     _Atomic uint64_t baton_timeouts;
 };
 

@@ -353,9 +353,10 @@ run_jobs(struct pyl_worker *worker, size_t count)
     return worker->sample.is_open ? run_timed(worker, count) : run_awaiting(worker, count);
 }
 
-/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor. */
+/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor.
+ * has_events: there were some in this turn; else the thread may have been without a core. */
 static void
-run_ready(struct pyl_worker *worker)
+run_ready(struct pyl_worker *worker, bool has_events)
 {
     size_t left = worker->ready.count;
     if (worker->jobs_budget_ns == 0 || left <= PYL_WORKER_JOBS_STRIDE) {
@@ -363,7 +364,7 @@ run_ready(struct pyl_worker *worker)
         return;
     }
     int64_t now_ns = pyl_reactor_now_ns(&worker->reactor);
-    int64_t events_ns = now_ns - worker->now_ns;
+    int64_t events_ns = has_events ? now_ns - worker->now_ns : 0;
     /* Not less than the events had, or jobs would be made faster than they are run. */
     int64_t budget_ns = worker->jobs_budget_ns > events_ns ? worker->jobs_budget_ns : events_ns;
     int64_t end_ns = now_ns + budget_ns;
@@ -402,13 +403,14 @@ static inline void
 run_phases(struct pyl_worker *worker)
 {
     collect_timers(worker);
-    if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
+    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
+    if (has_events) {
         worker->is_dispatching = true;
         pyl_reactor_dispatch(&worker->reactor);
         worker->is_dispatching = false;
     }
     if (worker->ready.count > 0) {
-        run_ready(worker);
+        run_ready(worker, has_events);
     }
     if (worker->deferred.count > 0) {
         pyl_worker_flush_deferred(worker);
@@ -425,13 +427,14 @@ run_timed_phases(struct pyl_worker *worker)
     /* To find many due timers takes long, and is no callback's time. */
     bool are_due = worker->ready.count != ready_count;
     sample->last_ns = are_due ? pyl_reactor_now_ns(&worker->reactor) : worker->now_ns;
-    if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
+    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
+    if (has_events) {
         worker->is_dispatching = true;
         pyl_reactor_dispatch_watched(&worker->reactor, on_delivered);
         worker->is_dispatching = false;
     }
     if (worker->ready.count > 0) {
-        run_ready(worker);
+        run_ready(worker, has_events);
     }
     bool are_deferred = worker->deferred.count > 0;
     if (are_deferred) {

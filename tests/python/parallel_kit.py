@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import sysconfig
 
 import pyloop
+
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def there(coro, number=0):
