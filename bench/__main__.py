@@ -16,6 +16,7 @@ from bench.common import (
     BenchError,
     Budget,
     Cores,
+    NothingToMeasure,
     Plan,
     choose_cores,
     raise_fd_limit,
@@ -38,7 +39,7 @@ SUITES = {
     "echo": (echo.run, echo.BASELINE),
     "micro": (micro.run, micro.BASELINE),
     "native": (native.run, native.BASELINE),
-    "sweep": (sweep.run, sweep.BASELINE),
+    "sweep": (sweep.run, sweep.baseline_of),
     "servers": (servers.run, servers.BASELINE),
     "start": (start.run, start.BASELINE),
     "neighbour": (neighbour.run, neighbour.BASELINE),
@@ -72,8 +73,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--cases", default="", help="only these, with commas; echo and micro: also 'full'")
     add("--again", action="store_true", help="the baseline twice: what difference is noise")
     add("--quick", action="store_true", help="one short round: does it work?")
-    add("--instructions", choices=["auto", "perf", "cachegrind", "none"], default="auto",
-        help="how user instructions are counted (auto: by hardware, else by Cachegrind)")
+    add("--instructions", choices=["auto", "perf", "guest", "cachegrind", "none"], default="auto",
+        help="how instructions are counted (auto: by hardware, else by Cachegrind those of the user; guest: the whole "
+        "runs in tools/guest, where user and kernel are counted and clocks mean nothing)")
     add("--python", default=sys.executable,
         help="the interpreter that is measured; tools/bench makes an environment for it and takes the option "
         "several times (all: that of .venv, then 3.13 where there is one)")
@@ -116,6 +118,7 @@ def plan_of_all(
     names = list(SHARES)
     share = SHARES[suite] / sum(SHARES[name] for name in names[names.index(suite) :])
     plan = plan_of(options, cores, max(minutes_left, LEAST_MINUTES) * share)
+    plan.is_part = True
     mine = [name.removeprefix(f"{suite}:") for name in plan.cases if name.startswith(f"{suite}:")]
     if any(":" not in name or name.split(":")[0] not in SHARES for name in plan.cases):
         raise BenchError("cases of `all` have their suite before them: echo:protocol/1KiB/64")
@@ -138,10 +141,14 @@ def command_line(arguments: list[str]) -> str:
 def run_suite(suite: str, options: argparse.Namespace, plan: Plan, several: bool) -> dict:
     """Measures, prints and writes; returns the result."""
     measure, baseline = SUITES[suite]
+    if callable(baseline):
+        baseline = baseline(plan)
     command = command_line(sys.argv[1:])
     source, why = counters.instruction_source(plan.instructions)
     counting = {
-        "instructions": {"perf": "hardware counters (perf stat)", "none": "not counted",
+        "instructions": {"guest": "the CPU clock of an emulated machine (user and kernel together); "
+                                  "rates and latencies there are of no other use",
+                         "perf": "hardware counters (perf stat)", "none": "not counted",
                          "cachegrind": "Cachegrind, a pass of its own"}[source],
         "why": why,
         "syscalls": counters.syscalls_problem(),
@@ -168,6 +175,8 @@ def run_all(options: argparse.Namespace, cores: Cores) -> bool:
             plan = plan_of_all(suite, options, cores, left)
             if plan is not None:
                 results.append(run_suite(suite, options, plan, True))
+        except NothingToMeasure as error:
+            say(f"SKIPPED {suite}: {error}")
         except BenchError as error:
             say(f"bench: {suite}: {error}")
             complete = False

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_GUEST = bool(os.environ.get("PYLOOP_BENCH_GUEST"))
+"""Under tools/guest, where CPU clocks count instructions."""
 C_SOURCES = ROOT / "bench" / "c"
 C_BINARIES = ROOT / ".cache" / "bench"
 
@@ -43,6 +45,10 @@ PEERS = ("uvloop-aiofastnet", "rloop", "rsloop", "zuvloop")
 
 class BenchError(Exception):
     """A measurement that cannot be believed or could not be made."""
+
+
+class NothingToMeasure(BenchError):
+    """The suite has none of what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -409,6 +415,7 @@ class Plan:
     retries_left: int = RETRIES_PER_RUN
     skipped: dict[str, str] = field(default_factory=dict)  # variant: why
     uncounted: dict[str, str] = field(default_factory=dict)  # "case, variant": why
+    is_part: bool = False  # of `all`: variants are named for every suite, each takes those that it has
     budget: Budget | None = None  # `pairs` is then the most
     round: int = 0  # the one that is being measured
 
@@ -446,7 +453,11 @@ def chosen(
     One that cannot run here is skipped aloud; asked for by name, it is an error.
     """
     unknown = [name for name in plan.variants if name not in known]
-    if unknown:
+    if plan.is_part and len(unknown) < len(plan.variants):
+        plan.variants = [name for name in plan.variants if name in known]
+    elif plan.is_part and unknown:
+        raise NothingToMeasure(f"has none of {', '.join(unknown)}")
+    elif unknown:
         raise BenchError(f"unknown variant {unknown[0]!r}: one of {', '.join(known)}")
     names = []
     for name in known:
@@ -463,7 +474,7 @@ def chosen(
     if plan.same_twice and baseline in names:
         names.append(baseline + AGAIN)
     if not names:
-        raise BenchError("nothing to measure")
+        raise NothingToMeasure("nothing to measure")
     return names
 
 

@@ -1,12 +1,14 @@
 """What a measurement counts: CPU time, instructions, system calls, and disturbance by others.
 
-Three sources, each named in the result, none ever guessed:
+Four sources, each named in the result, none ever guessed:
 
 - CPU time of the server's processes, exact to the nanosecond (their CPU clocks); its split into
   user and kernel follows the timer tick of the kernel and is good to about one per cent a second.
 - hardware instruction counters (``perf stat -e instructions:u,instructions:k``) where the machine
   has them; many virtual machines do not. Then user instructions come from Cachegrind, in a pass of
   its own, and kernel instructions are not known.
+- in a guest of tools/guest the CPU clocks themselves count instructions, of user and kernel
+  together, one a nanosecond; there the split by timer ticks says nothing and is left out.
 - system calls by the tracepoint ``raw_syscalls:sys_enter``, which slows every call a little and
   so has a window of its own, never the timed one.
 """
@@ -27,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import targets
-from bench.common import AGAIN, BenchError, Cores, Plan, Sample, Server, say
+from bench.common import AGAIN, IN_GUEST, BenchError, Cores, Plan, Sample, Server, say
 
 HARDWARE = ("instructions:u", "instructions:k")
 SYSCALLS = "raw_syscalls:sys_enter"
@@ -199,15 +201,20 @@ class Window:
             )
         return min(1.0, max(0.0, others / max(1, wall)))
 
+    def clocks(self, count: int) -> dict[str, float]:
+        """What the CPU clocks counted for one of `count` requests: time, in a guest instructions."""
+        return {"instr" if IN_GUEST else "cpu_ns": self.cpu / count}
+
     def per(self, count: int) -> dict[str, float]:
         """The metrics of the window, each for one of `count` requests."""
         metrics = {
-            "cpu_ns": self.cpu / count,
-            "user_ns": self.user / count,
-            "kernel_ns": self.system / count,
+            **self.clocks(count),
             "faults": self.faults / count,
             "server_busy": self.cpu / self.wall,
         }
+        if not IN_GUEST:
+            metrics["user_ns"] = self.user / count
+            metrics["kernel_ns"] = self.system / count
         names = dict(zip((*HARDWARE, SYSCALLS), ("user_instr", "kernel_instr", "syscalls")))
         for event, value in self.events.items():
             metrics[names[event]] = value / count
@@ -218,7 +225,11 @@ class Window:
 
 
 def instruction_source(choice: str) -> tuple[str, str | None]:
-    """("perf" | "cachegrind" | "none", why it is not perf)."""
+    """("perf" | "guest" | "cachegrind" | "none", why it is not perf)."""
+    if IN_GUEST:
+        return "guest", None
+    if choice == "guest":
+        raise BenchError("--instructions guest is for tools/bench, which starts the guest")
     problem = hardware_problem()
     if choice == "none":
         return "none", "not asked for"

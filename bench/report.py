@@ -15,6 +15,7 @@ _LOAD_COLUMNS = (
     ("p50_us", "p50 µs", "{:,.0f}"),
     ("p99_us", "p99 µs", "{:,.0f}"),
     ("p999_us", "p99.9 µs", "{:,.0f}"),
+    ("instr", "instr.", "{:,.0f}"),
     ("user_instr", "user instr.", "{:,.0f}"),
     ("kernel_instr", "kernel instr.", "{:,.0f}"),
     ("syscalls", "syscalls", "{:.2f}"),
@@ -29,6 +30,7 @@ _LOAD_COLUMNS = (
 
 _OPERATION_COLUMNS = (
     ("ns", "ns", "{:,.0f}"),
+    ("instr", "instr.", "{:,.0f}"),
     ("user_instr", "user instr.", "{:,.0f}"),
     ("kernel_instr", "kernel instr.", "{:,.0f}"),
     ("syscalls", "syscalls", "{:.2f}"),
@@ -42,6 +44,7 @@ COLUMNS = {
         ("p99_us", "p99 µs", "{:,.0f}"),
         ("paced_p50_us", "paced p50", "{:,.0f}"),
         ("paced_p99_us", "paced p99", "{:,.0f}"),
+        ("instr", "instr.", "{:,.0f}"),
         ("user_instr", "user instr.", "{:,.0f}"),
         ("kernel_instr", "kernel instr.", "{:,.0f}"),
         ("syscalls", "syscalls", "{:.2f}"),
@@ -90,10 +93,10 @@ COLUMNS = {
         ("kernel_ms", "kernel ms", "{:,.1f}"),
     ),
 }
-PRIMARY = {"http": ("user_instr", "cpu_ns"), "echo": ("user_instr", "cpu_ns"),
-           "servers": ("user_instr", "cpu_ns", "messages_per_s"),
-           "sweep": ("messages_per_s", "cpu_ns"), "micro": ("user_instr", "ns"), "native": ("cpu_ns", "ns"),
-           "start": ("ms",), "neighbour": ("beside_per_s", "beside_p99_us"),
+PRIMARY = {"http": ("instr", "user_instr", "cpu_ns"), "echo": ("instr", "user_instr", "cpu_ns"),
+           "servers": ("instr", "user_instr", "cpu_ns", "messages_per_s"),
+           "sweep": ("messages_per_s", "instr", "cpu_ns"), "micro": ("instr", "user_instr", "ns"),
+           "native": ("cpu_ns", "ns"), "start": ("ms",), "neighbour": ("beside_per_s", "beside_p99_us"),
            "parallel": ("ops_2", "scaling"), "ioworker": ("messages_per_s", "cpu_ns")}  # fmt: skip
 """The metrics whose paired ratio to the baseline is shown: a counter, then a clock."""
 
@@ -156,7 +159,7 @@ def _preamble(result: dict) -> list[str]:
         f"within a round against {result['baseline']}. "
         f"{result['disturbed_samples']} of {len(result['samples'])} samples were disturbed by "
         "other work on the machine.",
-        f"User instructions: {counting['instructions']}."
+        f"Instructions: {counting['instructions']}."
         + (f" Why not by hardware: {counting['why']}; so kernel instructions are not known."
            if counting["why"] else "")
         + (f" System calls not counted: {counting['syscalls']}." if counting["syscalls"] else ""),

@@ -70,12 +70,12 @@ def serving(variant: str, case: str, plan: Plan, tool: counters.Cachegrind | Non
         yield server, port or server.read_port()
 
 
-def load_of(case: str, port: int, plan: Plan) -> LoadProcess:
+def load_of(case: str, port: int, plan: Plan, connections: int = CONNECTIONS) -> LoadProcess:
     core = plan.cores.client
     if case == "websockets":
         argv = [sys.executable, "-m", "bench.servers.ws_load"]
-        return LoadProcess([*argv, str(port), str(CONNECTIONS), str(MESSAGE_BYTES)], {core})
-    return Load(port, CONNECTIONS, core, http="/", expect=programs.BODY)
+        return LoadProcess([*argv, str(port), str(connections), str(MESSAGE_BYTES)], {core})
+    return Load(port, connections, core, http="/", expect=programs.BODY)
 
 
 def measure_server(variant: str, case: str, plan: Plan) -> Sample:

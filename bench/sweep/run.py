@@ -1,7 +1,9 @@
 """Measures io_uring, epoll and what `auto` chooses, from 1 to 4096 connections.
 
-Cases are LOAD/CONNECTIONS: `http` is keep-alive requests to pyloop's server, the other loads are
-styles of the echo suite with 1 KiB. asyncio, uvloop and plain C take part where they are asked for.
+Cases are LOAD/CONNECTIONS or LOAD/SIZE/CONNECTIONS: `http` is keep-alive requests to pyloop's
+server, `uvicorn`, `aiohttp` and `websockets` are those of the servers suite, and the other loads are
+styles of the echo suite, with 1 KiB where no size is named. asyncio, uvloop and plain C take part
+where they are asked for; with uvloop among them, ratios are to uvloop.
 All servers of a round run side by side and take turns of some 20 ms: differences of a few per cent
 show even on a busy machine, and both sides of a ratio saw the same machine.
 """
@@ -19,6 +21,8 @@ from bench.common import (
     AGAIN,
     BenchError,
     Load,
+    LoadProcess,
+    NothingToMeasure,
     Plan,
     Sample,
     Server,
@@ -30,12 +34,13 @@ from bench.echo import run as echo
 from bench.echo.places import TCP_STYLES
 from bench.http import run as http
 from bench.http import servers
+from bench.servers import run as others
 
 BASELINE = "pyloop-epoll"
 VARIANTS = ("pyloop-epoll", "pyloop-io_uring", "pyloop-auto")
 OTHERS = ("asyncio", "uvloop", *echo.FLOORS)
 """Only where `--variants` names them."""
-LOADS = ("http", *echo.STYLES)
+LOADS = ("http", *others.SERVERS, *echo.STYLES)
 REFERENCE = ("protocol/1", "protocol/1024", "http/64")
 """Few connections at depth one; many; HTTP keep-alive."""
 CONNECTIONS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -43,63 +48,77 @@ CASES = tuple(f"{load}/{n}" for load in ("protocol", "http") for n in CONNECTION
 QUICK_CASES = REFERENCE
 TURNS = 20
 MESSAGES = 500  # of a turn, at least
-MESSAGE_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Side:
     server: Server
-    client: Load
+    client: LoadProcess
     count: int
     syscalls: float | None  # of a message
 
 
-def parse(case: str) -> tuple[str, int]:
-    found = re.fullmatch(r"([\w-]+)/(\d+)", case)
-    if not found or found[1] not in LOADS or int(found[2]) == 0:
+def parse(case: str) -> tuple[str, int, int]:
+    """Load, message size and connections of a case's name."""
+    found = re.fullmatch(r"([\w-]+)/(?:(\d+)KiB/)?(\d+)", case)
+    known = found and found[1] in LOADS and int(found[2] or 1) > 0 and int(found[3]) > 0
+    if not known or (found[2] and found[1] not in echo.STYLES):
         raise BenchError(
-            f"unknown case {case!r}: LOAD/CONNECTIONS as http/64; loads {', '.join(LOADS)}"
+            f"unknown case {case!r}: LOAD/CONNECTIONS as http/64, or LOAD/SIZE/CONNECTIONS as "
+            f"protocol/100KiB/64; loads {', '.join(LOADS)}, a size for {', '.join(echo.STYLES)}"
         )
-    return found[1], int(found[2])
+    return found[1], int(found[2] or 1) * 1024, int(found[3])
 
 
 def known_variants(plan: Plan) -> tuple[str, ...]:
     return VARIANTS + OTHERS if plan.variants else VARIANTS
 
 
+def baseline_of(plan: Plan) -> str:
+    return "uvloop" if "uvloop" in plan.variants else BASELINE
+
+
 def cases_of(plan: Plan) -> list[str]:
     """What is measured. Another loop has no server of HTTP here, so there is nothing to compare it with."""
     cases = plan.cases or (QUICK_CASES if plan.quick else CASES)
-    others = [name for name in plan.variants if name in OTHERS]
+    foreign = [name for name in plan.variants if name in OTHERS]
     kept = []
     for case in cases:
-        if parse(case)[0] != "http" or not others:
+        if parse(case)[0] != "http" or not foreign:
             kept.append(case)
             continue
-        plan.skipped[case] = f"the load http is measured on pyloop's server only, not on {others[0]}"
+        plan.skipped[case] = f"the load http is measured on pyloop's server only, not on {foreign[0]}"
         say(f"SKIPPED {case}: {plan.skipped[case]}")
     if not kept:
-        raise BenchError("nothing to measure")
+        raise NothingToMeasure("nothing to measure")
     return kept
+
+
+def start(stack: contextlib.ExitStack, variant: str, case: str, plan: Plan,
+          ) -> tuple[Server, LoadProcess]:  # fmt: skip
+    """A server and its client, which is not connected yet."""
+    load, size, connections = parse(case)
+    if load in others.SERVERS:
+        server, port = stack.enter_context(others.serving(variant, load, plan))
+        return server, others.load_of(load, port, plan, connections)
+    if load != "http":
+        running = stack.enter_context(echo.serving(variant, load, connections, plan))
+        return running.server, running.load(connections, size)
+    module, body = http.APPLICATIONS["plain"]
+    port = free_port()
+    argv, environment = servers.command(variant, module, port, plan.python)
+    server = stack.enter_context(Server(argv, plan.cores.server, environment))
+    server.wait_port(port)
+    core = plan.cores.client
+    return server, Load(port, connections, core, http="/", expect=body.decode())
 
 
 @contextlib.contextmanager
 def serving(variant: str, case: str, plan: Plan) -> Iterator[Side]:
     """One server with its client, connected and warm."""
-    load, connections = parse(case)
-    count = max(MESSAGES, 2 * connections)
+    count = max(MESSAGES, 2 * parse(case)[2])
     with contextlib.ExitStack() as stack:
-        if load == "http":
-            module, body = http.APPLICATIONS["plain"]
-            port = free_port()
-            argv, environment = servers.command(variant, module, port, plan.python)
-            server = stack.enter_context(Server(argv, plan.cores.server, environment))
-            server.wait_port(port)
-            core = plan.cores.client
-            client = Load(port, connections, core, http="/", expect=body.decode())
-        else:
-            running = stack.enter_context(echo.serving(variant, load, connections, plan))
-            server, client = running.server, running.load(connections, MESSAGE_BYTES)
+        server, client = start(stack, variant, case, plan)
         stack.enter_context(client)
         client.count(2 * count)
         syscalls = None
@@ -120,7 +139,7 @@ def measure(side: Side, plan: Plan) -> tuple[dict[str, float], float]:
         "bytes": result["bytes"] / result["messages"],
         "p50_us": result["p50_ns"] / 1000,
         "p99_us": result["p99_ns"] / 1000,
-        "cpu_ns": window.cpu / result["messages"],
+        **window.clocks(result["messages"]),
         "server_busy": window.cpu / window.wall,
     }
     if side.syscalls is not None:
@@ -131,7 +150,7 @@ def measure(side: Side, plan: Plan) -> tuple[dict[str, float], float]:
 def able(plan: Plan, case: str, names: list[str]) -> list[str]:
     """Those that have the load; plain C echoes over TCP only."""
     load = parse(case)[0]
-    if load in (*TCP_STYLES, "rate", "http"):
+    if load in (*TCP_STYLES, "rate"):
         return names
     for name in names:
         if name in echo.FLOORS:

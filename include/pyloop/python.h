@@ -326,7 +326,9 @@ pyloop_lend(void *data, size_t size, int is_writable, void (*release)(void *owne
  * that needs one), which the first use starts. Its steps must not use the Python API, and run
  * without the GIL; to use Python, they wait with pyloop_wait_coroutine().
  *
- * Cancelling the future cancels the task. loop.close() cancels it too and waits for its end.
+ * Cancelling the future cancels the task. loop.close() cancels it too and waits for its end. A step
+ * may take a reference (pyloop_task_ref()) and give it to any thread, for pyloop_post() and
+ * pyloop_task_cancel(): the loop may be closed meanwhile, or have been.
  *
  * Thread:  attached, and a pyloop loop runs in it.
  * Owns:    returns a new reference to an asyncio future. On success `state` is the task's until
@@ -378,9 +380,11 @@ pyloop_wait_coroutine(struct pyloop_task *task, struct pyloop_port *port, pyloop
  * of which Python hears nothing. loop.close() cancels and ends them.
  *
  * Thread:  attached, and a pyloop loop runs in it.
- * Owns:    the loop's; valid until it is closed, in steps of its tasks always. In parallel mode
- * with a GIL each worker of the loop has another one. Returns: NULL with RuntimeError, MemoryError
- * or OSError.
+ * Owns:    the loop's; valid until loop.close() begins, in steps of its tasks always: a call of
+ *          another thread on it must have returned by then. References to its tasks, and its
+ *          timers, are good for any thread for as long as they are held: see pyloop_post(). In
+ *          parallel mode with a GIL each worker of the loop has another runtime.
+ * Returns: NULL with RuntimeError, MemoryError or OSError.
  */
 static inline struct pyloop_runtime *
 pyloop_runtime_running(void)

@@ -58,10 +58,12 @@ PYLOOP_API void pyloop_runtime_stop(struct pyloop_runtime *runtime);
 /*
  * Waits until the runtime was stopped and every task has ended, then frees it.
  *
- * Thread:  one that is no worker, and no other thread calls anything on the runtime any more.
+ * Thread:  one that is no worker, and no other thread calls anything on the runtime any more. They
+ *          may still post to tasks, cancel them and stop timers: those that are about to wake a
+ *          worker are waited for.
  * Owns:    takes the runtime. Task references that are still held stay valid.
  * Returns: 0; the -errno of a kernel interface that failed beyond repair: then tasks may have been
- *          dropped without their on_end.
+ *          dropped without their on_end, and whoever has a reference may only give it back.
  */
 PYLOOP_API int pyloop_runtime_join(struct pyloop_runtime *runtime);
 

@@ -43,7 +43,8 @@ PYLOOP_CHECKED int pyloop_spawn(struct pyloop_runtime *runtime, pyloop_step *fir
                                 void (*on_end)(void *state), struct pyloop_task **ret_task);
 
 /* Asks the task to end; see above. Harmless when repeated, and after the end. Any thread that holds
- * a reference; a task may cancel itself. */
+ * a reference, also while the runtime is being stopped and joined (a Python loop: closed) and after
+ * that; a task may cancel itself. */
 PYLOOP_API void pyloop_task_cancel(struct pyloop_task *task);
 /* One more reference. Any thread that holds one; a step for its own task. */
 PYLOOP_API void pyloop_task_ref(struct pyloop_task *task);
@@ -98,7 +99,9 @@ PYLOOP_API void pyloop_write_file(struct pyloop_task *task, int fd, const void *
 /*
  * Sends a pointer to the task. Messages of one sender keep their order.
  *
- * Thread:  any that holds a reference.
+ * Thread:  any that holds a reference, also while the runtime is being stopped and joined (a Python
+ *          loop: closed) and after that: nothing tells whether the task will still take the message
+ *          but on_dropped.
  * Owns:    whoever takes the message has it. If the task ends without: on_dropped(message), on any
  *          thread, at the latest with the last reference; on_dropped may be NULL.
  * Returns: 0; -ENOMEM, and then nothing was sent.

@@ -1,18 +1,21 @@
 """PYLOOP_AUDIT=1: which strand touches which object of a loop.
 
 A race detector for asyncio programs. Every call of a method of a task, future, transport, stream, server or
-primitive of asyncio is recorded with the strand that makes it; an object that two strands touch is reported once
-with both stacks, through the logger "pyloop.audit". A strand is what asyncio's guarantees hold within: a loop, or
-in parallel mode what pyloop.spawn() started together with all that it created; code outside of loops counts by
-its thread. What is made for such use is exempt: call_soon_threadsafe() belongs to the loop, which is not
-watched, and pyloop's own futures, tasks and transports may be used between the strands of one runtime.
+primitive of asyncio, and every `await` that waits for a future or task, is recorded with the strand that does it; an
+object that two strands touch is reported once with both stacks, through the logger "pyloop.audit". A strand is what
+asyncio's guarantees hold within: a loop, or what pyloop.spawn() started together with all that it created; code
+outside of loops counts by its thread. What is made for such use is exempt: call_soon_threadsafe() belongs to the
+loop, which is not watched; pyloop's own futures, tasks and transports may be used between the strands of one loop,
+in parallel mode or not, and so may what pyloop.spawn() returns.
 
-Calls are seen by sys.monitoring, in all threads: CPython 3.12 and later. A program runs several times slower.
-Implicit uses that call no method (`await future`) are not seen.
+Calls, and what a coroutine yields to its task, are seen by sys.monitoring, in all threads and with any kind of task:
+CPython 3.12 and later. A program runs several times slower. An `await` of what is done already is not seen: nothing
+is waited for.
 """
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import sys
 import threading
@@ -34,9 +37,13 @@ _WATCHED = (asyncio.Future, asyncio.BaseTransport, asyncio.StreamReader, asyncio
             asyncio.AbstractServer, mixins._LoopBoundMixin, _core.Future, _core.Task, _core.SpawnedTask)
 _SHARED = (_core.Future, _core.Task, _core.SpawnedTask, _core.StreamTransport)
 # Pure questions; asyncio itself asks some of them from other threads.
-_HARMLESS = frozenset(("__init__", "__new__", "__repr__", "__str__", "__hash__", "__eq__", "__class__", "__del__",
-                       "cancelled", "done", "get_extra_info", "get_loop", "_get_loop", "get_name", "is_closing",
-                       "is_serving"))
+_QUESTIONS = ("__init__", "__new__", "__repr__", "__str__", "__hash__", "__eq__", "__class__", "__del__", "cancelled",
+              "done", "get_extra_info", "get_loop", "_get_loop", "get_name", "is_closing", "is_serving")
+# `async with lock` is an acquire() and a release(): CPython 3.14 shows the calls of these two as well.
+_WITH = ("__aenter__", "__aexit__")
+_HARMLESS = frozenset(_QUESTIONS + _WITH)
+# Code in which what is yielded is what is awaited.
+_AWAITING = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 _running = None
 
@@ -60,18 +67,19 @@ class Use:
         loop = events._get_running_loop()
         self.thread = threading.get_ident()
         self.strand = _strand_of(loop)
-        self.runtime = getattr(loop, "_first_view", None) and weakref.ref(loop._first_view)
+        # The loop that all views are of. A weak reference without a callback is one object for each loop.
+        self.runtime = loop and weakref.ref(getattr(loop, "_first_view", None) or loop)
         self.calls = []
         while frame is not None and len(self.calls) < STACK_LIMIT:
             self.calls.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
             frame = frame.f_back
 
-    def conflicts_with(self, other, is_ours):
+    def conflicts_with(self, other, is_shared):
         """Would the two be a race: other strands, or other threads where code runs outside of any.
 
-        is_ours: the object is made for all strands of one runtime.
+        is_shared: the object is made for all strands of one runtime.
         """
-        if is_ours and self.runtime is not None and self.runtime is other.runtime:
+        if is_shared and self.runtime is not None and self.runtime is other.runtime:
             return False
         if self.strand is None or other.strand is None:
             return self.thread != other.thread
@@ -90,7 +98,6 @@ def _strand_of(loop):
     """What runs here, comparable by identity: a strand's mark, a weak reference to the loop, or None."""
     if loop is None:
         return None
-    # A weak reference without a callback is one object for each loop.
     return strand_variable.get(None) or weakref.ref(loop)
 
 
@@ -105,7 +112,7 @@ class Audit:
         self._watched = {}  # type -> bool; threads may write one entry twice, with the same value
 
     def start(self):
-        """Watch every call of the process. RuntimeError: before CPython 3.12, or no tool number is free."""
+        """Watch every call and await of the process. RuntimeError: before CPython 3.12, or no tool number is free."""
         if sys.version_info < (3, 12):
             raise RuntimeError("PYLOOP_AUDIT needs CPython 3.12 or later (sys.monitoring)")
         monitoring = sys.monitoring
@@ -117,12 +124,14 @@ class Audit:
             raise RuntimeError("PYLOOP_AUDIT: other tools use all of sys.monitoring")
         monitoring.use_tool_id(self._tool, _TOOL_NAME)
         monitoring.register_callback(self._tool, monitoring.events.CALL, self._on_call)
-        monitoring.set_events(self._tool, monitoring.events.CALL)
+        monitoring.register_callback(self._tool, monitoring.events.PY_YIELD, self._on_yield)
+        monitoring.set_events(self._tool, monitoring.events.CALL | monitoring.events.PY_YIELD)
 
     def stop(self):
         """Watch no more."""
         sys.monitoring.set_events(self._tool, 0)
-        sys.monitoring.register_callback(self._tool, sys.monitoring.events.CALL, None)
+        for event in (sys.monitoring.events.CALL, sys.monitoring.events.PY_YIELD):
+            sys.monitoring.register_callback(self._tool, event, None)
         sys.monitoring.free_tool_id(self._tool)
 
     def _on_call(self, code, offset, function, first_argument):
@@ -135,7 +144,16 @@ class Audit:
         if self._is_watched(kind) and name not in _HARMLESS and hasattr(kind, name):
             frame = sys._getframe(1)
             if frame.f_code.co_name != "__init__":  # of this object, which nobody else has yet
-                self._touch(target, name, Use(frame), self._is_part(frame, target))
+                self._touch(target, f"{kind.__name__}.{name}() on", Use(frame), self._is_part(frame, target))
+
+    def _on_yield(self, code, offset, target):
+        # The innermost coroutine comes first; those that await it pass the same object on, with shorter stacks.
+        if not code.co_flags & _AWAITING:
+            return sys.monitoring.DISABLE
+        if self._is_watched(type(target)):
+            frame = sys._getframe(1)
+            self._touch(target, "await of", Use(frame), self._is_part(frame, target))
+        return None
 
     def _is_watched(self, kind):
         is_watched = self._watched.get(kind)
@@ -150,7 +168,13 @@ class Audit:
         caller = frame.f_locals.get("self", target)
         return caller is not target and self._is_watched(type(caller))
 
-    def _touch(self, target, name, use, is_part):
+    def _is_shared(self, target):
+        """Is the object made for all strands of one runtime; asyncio's own tasks are in a loop without views."""
+        if isinstance(target, _SHARED):
+            return True
+        return isinstance(target, asyncio.Task) and getattr(target.get_loop(), "_first_view", None) is None
+
+    def _touch(self, target, how, use, is_part):
         key = id(target)
         entry = self._first.get(key)
         if entry is None or entry[0]() is not target:
@@ -162,16 +186,16 @@ class Audit:
             return
         if first.strand is None and use.strand is not None and first.thread == use.thread:
             self._first[key] = entry[0], use  # made before its loop ran, and given to it
-        elif not is_part and use.conflicts_with(first, isinstance(target, _SHARED)):
+        elif not is_part and use.conflicts_with(first, self._is_shared(target)):
             self._first[key] = entry[0], None
-            self._report(target, name, first, use)
+            self._report(target, how, first, use)
 
-    def _report(self, target, name, first, use):
+    def _report(self, target, how, first, use):
         places = first.calls[0], use.calls[0]
         if places in self._told:
             return
         self._told.add(places)
-        text = (f"{type(target).__name__}.{name}() on {target!r} by another strand than its own\n"
+        text = (f"{how} {target!r} by another strand than its own\n"
                 f"first used by {first}now used by {use}")
         self.reports.append(text)
         logger.warning("%s", text)

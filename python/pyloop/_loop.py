@@ -58,6 +58,7 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
     _old_switch_interval = None
     _first_view = None  # in parallel mode the loop that the program made
     _watchdog = None
+    _sync_waits = None  # what waits on this loop for objects of pyloop.sync
 
     def __init__(self, *, backend=None, native_tasks=True, parallel=False, workers=None, watchdog=None,
                  switch_interval=None):
@@ -131,6 +132,8 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         self._close_unix()
         super().close()
         self._selector = None
+        for wait in list(self._sync_waits or ()):
+            wait.give_up()  # others get what it was woken for
 
     # Threads.
 
@@ -174,15 +177,18 @@ class Loop(_core.LoopCore, NamesMixin, SockMixin, TransportsMixin, UnixMixin, as
         starvations and holdouts of the backend; in parallel mode also strands_spawned, strands_ended, strands_stolen,
         strands_handed_over, strands_injected, strands_overflowed, searches, steals, injector_depth, turns_cut (turns
         that left callbacks for later because they took long), requests_queued (HTTP requests that others could take,
-        because the worker was behind) and baton_timeouts (on a build with a GIL: a worker waited 5 ms for its turn with
-        it, because another one blocked in a callback or computed).
+        because the worker was behind) and baton_timeouts (on a build with a GIL: a worker took the turn over from
+        another one that had it for 5 ms, because that one blocked in a callback or computed).
 
-        turn_durations, callback_durations, gil_waits and in parallel mode queue_delays are histograms: the first count
-        is of what took less than 1.024 us, and each next one of up to twice as long; the same names with _ns have the
-        sums. One turn in eight is timed; a callback counts there with the mean of its turn. Something that is
-        scheduled waits for as long as the turn that it is scheduled in.
+        turn_durations, callback_durations, ready_delays, gil_waits and in parallel mode queue_delays are histograms:
+        the first count is of what took less than 1.024 us, and each next one of up to twice as long; the same names
+        with _ns have the sums. One turn, and one wait for the GIL, in `sampled` is timed: there each callback and each
+        event counts with its own length and what the loop itself did for it, such as receiving. ready_delays: how
+        long callbacks that were scheduled in such a turn waited until they ran (those of other threads, and timers,
+        from when the loop took them); one of them, taken at random, counts for all. queue_delays: how long strands
+        waited, every time; one that is scheduled by its own worker as if from the beginning of the turn.
         """
-        return {"backend": self.backend, "parallel": self._first_view is not None, "sampled": 8,
+        return {"backend": self.backend, "parallel": self._first_view is not None, "sampled": 16,
                 "workers": [view._metrics() for view in (self, *self._other_views)]}
 
     # Tasks.

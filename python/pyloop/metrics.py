@@ -34,7 +34,7 @@ _COUNTERS = {
     "strands_handed_over": "Strands given to another worker.",
     "strands_overflowed": "Strands moved to the common queue because the worker's own was full.",
     "turns_cut": "Turns ended by their time before all callbacks had run.",
-    "baton_timeouts": "Times that a worker waited too long for its turn with the GIL.",
+    "baton_timeouts": "Times that a worker took the turn with the GIL over from another one that kept it too long.",
     "requests_queued": "HTTP requests that other workers could take, because their own was behind.",
     "searches": "Searches for work of other workers.",
     "steals": "Searches that found some.",
@@ -43,9 +43,10 @@ _GAUGES = {
     "injector_depth": "Strands in the common queue.",
 }
 _HISTOGRAMS = {
-    "turn_durations": ("turn_duration", "Turns from the end of their wait on; one in eight is timed."),
-    "callback_durations": ("callback_duration", "Callbacks of the timed turns, each with its turn's mean."),
-    "gil_waits": ("gil_wait", "Waits for the GIL, or the thread state, after a wait; one in eight is timed."),
+    "turn_durations": ("turn_duration", "Turns from the end of their wait on; one in sixteen is timed."),
+    "callback_durations": ("callback_duration", "Callbacks and events of the timed turns."),
+    "ready_delays": ("ready_delay", "Callbacks scheduled in the timed turns, until they ran; one stands for all."),
+    "gil_waits": ("gil_wait", "Waits for the GIL, or the thread state, after a wait; one in sixteen is timed."),
     "queue_delays": ("queue_delay", "Strands from scheduled to running."),
 }
 

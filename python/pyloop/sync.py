@@ -3,13 +3,18 @@
 The same classes, methods and order of events as in asyncio, where each object belongs to one loop; here each waiting
 coroutine is woken on its own loop. An object may be made anywhere, used from any loop, and released, set or notified
 from any thread (also outside of a loop). Bookkeeping is done under one short lock per object, which is never held
-across an await; a wake-up that reaches a coroutine which is being cancelled is passed on to the next.
+across an await; a wake-up that reaches a coroutine which is being cancelled is passed on to the next. So is one that a
+loop has not got through to its coroutine when it is closed, by its close(): pyloop's calls give_up() of what waits on
+it, and in loops of other kinds close() is replaced, on the instance, to do the same. A loop of a kind that does not
+bear that keeps what it was given, and so does one that has stopped and is never closed.
 """
 
 import asyncio
 import collections
 import threading
 from asyncio import events, locks, queues
+
+from ._loop import Loop
 
 __all__ = ("Barrier", "BoundedSemaphore", "Condition", "Event", "LifoQueue", "Lock", "PriorityQueue", "Queue",
            "QueueShutDown", "Semaphore")
@@ -25,19 +30,74 @@ def _settle(future):
         future.set_result(None)
 
 
-class _Waiter:
-    """A coroutine that waits on its own loop. Everything but wait() under the lock of its primitive."""
+def _waits_of(loop):
+    """What waits on the running loop, in order: the keys of a dict."""
+    waits = getattr(loop, "_sync_waits", None)
+    if waits is None:
+        waits = {}
+        try:
+            loop._sync_waits = waits
+            if not isinstance(loop, Loop):
+                _give_up_at_close(loop, waits)
+        except AttributeError:
+            pass  # it takes no attributes: nobody is told of its close()
+    return waits
+
+
+def _give_up_at_close(loop, waits):
+    close = loop.close
+
+    def close_and_give_up():
+        close()
+        for wait in list(waits):
+            wait.give_up()
+    loop.close = close_and_give_up
+
+
+class _Wait:
+    """A coroutine that is in the middle of something, on the loop that runs, until leave() or give_up()."""
+
+    __slots__ = ("_mutex", "_on_given_up", "_waits")
+
+    def __init__(self, loop, mutex, on_given_up):
+        self._mutex = mutex
+        self._on_given_up = on_given_up
+        self._waits = _waits_of(loop)
+        self._waits[self] = None
+
+    def leave(self):
+        """The coroutine is through. False: it was given up before."""
+        return self._waits.pop(self, self) is None
+
+    def give_up(self):
+        """It will not go on, because it is cancelled or its loop is closed: once, on_given_up(self) with the lock."""
+        with self._mutex:
+            if self.leave():
+                self._on_given_up(self)
+
+
+class _Waiter(_Wait):
+    """A coroutine that waits on its own loop. Everything but wait() under the lock of its primitive.
+
+    on_given_up(waiter) takes it out of the queue and gives to others what it was woken for.
+    """
 
     __slots__ = ("_future", "_is_lost", "_loop", "is_woken")
 
-    def __init__(self):
+    def __init__(self, mutex, on_given_up):
         self._loop = events.get_running_loop()
         self._future = self._loop.create_future()
         self.is_woken = False
         self._is_lost = False  # its loop was closed
+        super().__init__(self._loop, mutex, on_given_up)
 
-    def wait(self):
-        return self._future
+    async def wait(self):
+        """Until it is woken; then leave() is due. It gives up by itself when it is cancelled."""
+        try:
+            await self._future
+        except BaseException:
+            self.give_up()
+            raise
 
     def done(self):
         """Whether it was woken or gave up: it will not wait any longer."""
@@ -45,6 +105,10 @@ class _Waiter:
 
     def cancelled(self):
         return self._is_lost or (not self.is_woken and self._future.cancelled())
+
+    def is_abandoned(self):
+        """Its loop was closed, so its coroutine will never run again."""
+        return self._loop.is_closed()
 
     def wake(self):
         """False if its loop was closed: it will never run."""
@@ -77,26 +141,26 @@ class Lock(locks.Lock):
         self._mutex = threading.RLock()
         self._waiters = collections.deque()
         self._locked = False
+        self._abandoned = []  # for a Condition
 
     async def acquire(self):
         with self._mutex:
             if not self._locked and all(waiter.cancelled() for waiter in self._waiters):
                 self._locked = True
                 return True
-            waiter = _Waiter()
+            waiter = _Waiter(self._mutex, self._pass_on)
             self._waiters.append(waiter)
-        try:
-            await waiter.wait()
-        except BaseException:
-            with self._mutex:
-                self._waiters.remove(waiter)
-                if not self._locked:
-                    self._wake_up_first()
-            raise
+        await waiter.wait()
         with self._mutex:
+            waiter.leave()
             self._waiters.remove(waiter)
             self._locked = True
         return True
+
+    def _pass_on(self, waiter):
+        self._waiters.remove(waiter)
+        if not self._locked:
+            self._wake_up_first()
 
     def release(self):
         with self._mutex:
@@ -135,14 +199,13 @@ class Event(locks.Event):
         with self._mutex:
             if self._value:
                 return True
-            waiter = _Waiter()
+            waiter = _Waiter(self._mutex, self._waiters.remove)
             self._waiters.append(waiter)
-        try:
-            await waiter.wait()
-            return True
-        finally:
-            with self._mutex:
-                self._waiters.remove(waiter)
+        await waiter.wait()
+        with self._mutex:
+            waiter.leave()
+            self._waiters.remove(waiter)
+        return True
 
 
 class Condition(locks.Condition):
@@ -154,33 +217,60 @@ class Condition(locks.Condition):
         elif isinstance(lock, locks.Lock) and not isinstance(lock, Lock):
             raise TypeError("a pyloop.sync.Condition needs a pyloop.sync.Lock, not asyncio's")
         self._lock = lock
+        # Tasks whose loop was closed. To collect them is to close their coroutines, whose `async with` then releases
+        # the lock, whoever has it: so they are kept as long as it is.
+        self._abandoned = lock._abandoned if isinstance(lock, Lock) else []
         self.locked = lock.locked
         self.acquire = lock.acquire
         self.release = lock.release
         self._mutex = threading.RLock()
         self._waiters = collections.deque()
 
+    async def __aexit__(self, kind, error, traceback):
+        if kind is not GeneratorExit or self.locked():  # else it was closed in wait(), and did not get the lock
+            self.release()
+
     async def wait(self):
         if not self.locked():
             raise RuntimeError("cannot wait on un-acquired lock")
-        waiter = _Waiter()
+        task = asyncio.current_task()
+
+        def pass_on(waiter):
+            self._pass_on(waiter)
+            if waiter.is_abandoned():
+                self._abandoned.append(task)
+
+        waiter = _Waiter(self._mutex, pass_on)
         with self._mutex:
             self._waiters.append(waiter)
         self.release()
         try:
-            try:
-                try:
-                    await waiter.wait()
-                    return True
-                finally:
-                    with self._mutex:
-                        self._waiters.remove(waiter)
-            finally:
-                await self._acquire_again()
+            await self._wait_and_acquire(waiter)
         except BaseException:
-            # It may have been notified before that: the next one is, instead. It can find nothing to do.
-            self._notify(1)
+            waiter.give_up()
             raise
+        waiter.leave()
+        return True
+
+    async def _wait_and_acquire(self, waiter):
+        try:
+            await waiter.wait()
+        except GeneratorExit:  # closed: it cannot wait
+            if not self.locked():
+                await self.acquire()
+            raise
+        except BaseException:
+            await self._acquire_again()
+            raise
+        with self._mutex:
+            self._waiters.remove(waiter)
+        await self._acquire_again()
+
+    def _pass_on(self, waiter):
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        if waiter.is_woken:
+            self._notify(1)  # the next one, who can find nothing to do
 
     async def _acquire_again(self):
         """The lock is held when wait() ends, however often it is cancelled."""
@@ -230,24 +320,24 @@ class Semaphore(locks.Semaphore):
             if not self.locked():
                 self._value -= 1
                 return True
-            waiter = _Waiter()
+            waiter = _Waiter(self._mutex, self._pass_on)
             self._waiters.append(waiter)
-        try:
-            await waiter.wait()
-        except BaseException:
-            self._end_wait(waiter, gives_back=True)
-            raise
-        self._end_wait(waiter, gives_back=False)
+        await waiter.wait()
+        with self._mutex:
+            waiter.leave()
+            self._end_wait(waiter)
         return True
 
-    def _end_wait(self, waiter, gives_back):
-        with self._mutex:
-            self._waiters.remove(waiter)
-            if gives_back and waiter.is_woken:
-                self._value += 1  # which it was given and cannot use
-            # Others may have come who waited only for their turn.
-            while self._value > 0 and self._wake_up_next():
-                pass
+    def _pass_on(self, waiter):
+        if waiter.is_woken:
+            self._value += 1  # which it was given and cannot use
+        self._end_wait(waiter)
+
+    def _end_wait(self, waiter):
+        self._waiters.remove(waiter)
+        # Others may have come who waited only for their turn.
+        while self._value > 0 and self._wake_up_next():
+            pass
 
     def release(self):
         with self._mutex:
@@ -275,12 +365,60 @@ class BoundedSemaphore(Semaphore, locks.BoundedSemaphore):
             super().release()
 
 
+class _BarrierLock(Lock):
+    """A Lock that calls a function before each release."""
+
+    def __init__(self, before_release):
+        super().__init__()
+        self._before_release = before_release
+
+    def release(self):
+        with self._mutex:
+            self._before_release()
+            super().release()
+
+
 class Barrier(locks.Barrier):
-    """asyncio.Barrier, across loops and threads: asyncio's own, on a Condition of this module."""
+    """asyncio.Barrier, across loops and threads: asyncio's own, on a Condition of this module.
+
+    A party whose loop is closed leaves as one that is cancelled: at once if the lock of the condition is free, else
+    before its next release.
+    """
 
     def __init__(self, parties):
         super().__init__(parties)
-        self._cond = Condition()
+        self._lock = _BarrierLock(self._uncount)
+        self._cond = Condition(self._lock)
+        self._given_up = 0  # parties that are still counted; guarded by the mutex of the lock
+
+    async def wait(self):
+        async with self._cond:
+            await self._block()
+            party = _Wait(events.get_running_loop(), self._lock._mutex, self._give_up)
+            try:
+                index = self._count
+                self._count += 1
+                if index + 1 == self._parties:
+                    await self._release()
+                else:
+                    await self._wait()
+                return index
+            finally:
+                if party.leave():
+                    self._count -= 1
+                    self._exit()
+
+    def _give_up(self, party):
+        self._given_up += 1
+        if not self._lock._locked:
+            self._lock._locked = True  # and whoever was woken to have it has it afterwards
+            self._lock.release()
+
+    def _uncount(self):
+        while self._given_up > 0:
+            self._given_up -= 1
+            self._count -= 1
+            self._exit()
 
 
 class Queue(queues.Queue):
@@ -303,26 +441,26 @@ class Queue(queues.Queue):
             if not waiter.done() and waiter.wake():
                 break
 
-    async def _wait_in(self, waiters, waiter, is_useful):
-        """Wait to be woken; passes the wake-up on if it comes together with a cancellation."""
-        try:
-            await waiter.wait()
-        except BaseException:
-            with self._mutex:
-                if waiter in waiters:
-                    waiters.remove(waiter)
-                if is_useful() and waiter.is_woken:
-                    self._wakeup_next(waiters)
-            raise
+    def _wait_in(self, waiters, is_useful):
+        """A waiter of a new wait to be woken, whose wake-up is passed on if it cannot use it. With the lock."""
+        def pass_on(waiter):
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if is_useful() and waiter.is_woken:
+                self._wakeup_next(waiters)
+
+        waiter = _Waiter(self._mutex, pass_on)
+        waiters.append(waiter)
+        return waiter
 
     async def put(self, item):
         while True:
             with self._mutex:
                 if self._is_shutdown or not self.full():
                     return self.put_nowait(item)
-                waiter = _Waiter()
-                self._putters.append(waiter)
-            await self._wait_in(self._putters, waiter, lambda: not self.full())
+                waiter = self._wait_in(self._putters, lambda: not self.full())
+            await waiter.wait()
+            waiter.leave()
 
     def put_nowait(self, item):
         with self._mutex:
@@ -340,9 +478,9 @@ class Queue(queues.Queue):
             with self._mutex:
                 if self._is_shutdown or not self.empty():
                     return self.get_nowait()
-                waiter = _Waiter()
-                self._getters.append(waiter)
-            await self._wait_in(self._getters, waiter, lambda: not self.empty())
+                waiter = self._wait_in(self._getters, lambda: not self.empty())
+            await waiter.wait()
+            waiter.leave()
 
     def get_nowait(self):
         with self._mutex:

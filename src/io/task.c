@@ -54,6 +54,9 @@ static void
 cancel_wait(struct pyl_task *task)
 {
     struct pyl_worker *worker = pyl_task_worker(task);
+    if (task->is_cancelled) {
+        return; /* by the other one of cancel and stop: the wait was told */
+    }
     task->is_cancelled = true;
     switch ((enum pyl_task_wait)task->wait) {
     case PYL_TASK_NOTHING:

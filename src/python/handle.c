@@ -310,13 +310,17 @@ pyl_timer_handle_start(struct pyl_timer_handle *timer_handle)
     Py_INCREF(handle);
     pyl_gil_lock_acquire(&loop->remote_lock);
     int error = pyl_loop_is_open(loop) ? 0 : -EPIPE;
+    bool must_signal = false;
     if (error == 0 && pyl_loop_owns_queues(loop)) {
         error = timer_handle_push(timer_handle, deadline_ns);
     } else if (error == 0) {
         handle->is_queued = true;
-        pyl_worker_post_remote(loop->worker, &handle->job);
+        must_signal = pyl_loop_queue_remote(loop, &handle->job);
     }
     pyl_gil_lock_release(&loop->remote_lock);
+    if (must_signal) {
+        pyl_loop_signal(loop);
+    }
     if (error == 0) {
         return 0;
     }

@@ -319,7 +319,7 @@ pyl_http_request_call(struct pyl_http_request *request, struct pyl_loop *view, P
     }
     PyObject *coro = server->is_coroutine_function ? call_app(request, scope)
                                                    : call_app_in(context, request, scope);
-    PyObject *task = coro != NULL ? pyl_task_new(view, coro, NULL, context, true) : NULL;
+    PyObject *task = coro != NULL ? pyl_task_new(view, coro, NULL, context, false) : NULL;
     Py_XDECREF(coro);
     Py_DECREF(context);
     return task;

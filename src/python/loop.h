@@ -31,7 +31,7 @@ struct pyl_loop {
     struct pyl_worker own_worker;
     struct pyl_views *views;  /* parallel mode: all views of the runtime; NULL in serial mode */
     uint32_t lane_index;      /* in `views` */
-    bool has_baton;           /* in `views`, on builds with a GIL */
+    uint64_t baton_ticket;    /* builds with a GIL: what views->baton gave the thread last */
     struct pyl_list spawned;  /* of pyl_spawned.live: begun in this view and not done */
     struct pyl_list stolen;   /* of pyl_http_strand.live: the same, of requests of other views */
     struct pyl_list siblings; /* state->loops, while the worker is open */

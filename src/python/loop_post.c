@@ -27,20 +27,49 @@ void
 pyl_loop_wakes_init(struct pyl_loop_wakes *wakes)
 {
     *wakes = (struct pyl_loop_wakes){0};
-    pthread_mutex_init(&wakes->writing, NULL);
+    pthread_rwlock_init(&wakes->writing, NULL);
 }
 
 void
 pyl_loop_wakes_fini(struct pyl_loop_wakes *wakes)
 {
-    pthread_mutex_destroy(&wakes->writing);
+    pthread_rwlock_destroy(&wakes->writing);
 }
 
 void
 pyl_loop_wakes_settle(struct pyl_loop_wakes *wakes)
 {
-    pthread_mutex_lock(&wakes->writing);
-    pthread_mutex_unlock(&wakes->writing);
+    pthread_rwlock_wrlock(&wakes->writing);
+    pthread_rwlock_unlock(&wakes->writing);
+}
+
+/* What pyl_worker_notify() has returned; keeps the worker for pyl_loop_signal(). */
+static bool
+begin_signal(struct pyl_loop *loop, bool is_asleep)
+{
+    if (is_asleep) {
+        pthread_rwlock_rdlock(&loop->wakes.writing);
+    }
+    return is_asleep;
+}
+
+bool
+pyl_loop_queue_remote(struct pyl_loop *loop, struct pyl_job *job)
+{
+    return begin_signal(loop, pyl_worker_queue_remote(loop->worker, job));
+}
+
+bool
+pyl_loop_notify(struct pyl_loop *loop)
+{
+    return begin_signal(loop, pyl_worker_notify(loop->worker));
+}
+
+void
+pyl_loop_signal(struct pyl_loop *loop)
+{
+    pyl_worker_signal(loop->worker);
+    pthread_rwlock_unlock(&loop->wakes.writing);
 }
 
 static bool
@@ -64,10 +93,9 @@ static void
 signal_without_gil(struct pyl_loop *loop)
 {
     struct pyl_loop_wakes *wakes = &loop->wakes;
-    pthread_mutex_lock(&wakes->writing);
+    pthread_rwlock_rdlock(&wakes->writing);
     PyThreadState *tstate = PyEval_SaveThread();
-    pyl_worker_signal(loop->worker);
-    pthread_mutex_unlock(&wakes->writing);
+    pyl_loop_signal(loop);
     int64_t wanted_ns = pyl_clock_now_ns();
     PyEval_RestoreThread(tstate);
     if (pyl_clock_now_ns() - wanted_ns > LONG_WAIT_NS) {
@@ -91,7 +119,8 @@ wake_with_gil(struct pyl_loop *loop)
 /*
  * Holding the GIL makes the queue ours: the loop's thread gives it away only where it does not look
  * at the queue. So everything keeps one order, as in asyncio. Without a GIL only the thread that
- * runs the loop may touch the queue, or anybody while none does, and others go through the inbox.
+ * runs the loop may touch the queue, or anybody while none does, and others go through the inbox;
+ * they write the wake-up when remote_lock is free again.
  */
 bool
 pyl_loop_post(struct pyl_loop *loop, struct pyl_job *job)
@@ -100,8 +129,9 @@ pyl_loop_post(struct pyl_loop *loop, struct pyl_job *job)
     bool is_foreign = thread_id != PyThread_get_thread_ident();
     pyl_gil_lock_acquire(&loop->remote_lock);
     bool is_open = pyl_loop_is_open(loop);
+    bool must_signal = false;
     if (is_open && !pyl_loop_owns_queues(loop)) {
-        pyl_worker_post_remote(loop->worker, job);
+        must_signal = pyl_loop_queue_remote(loop, job);
     } else if (is_open) {
         pyl_worker_post(loop->worker, job);
         if (is_foreign && thread_id != 0) {
@@ -109,5 +139,8 @@ pyl_loop_post(struct pyl_loop *loop, struct pyl_job *job)
         }
     }
     pyl_gil_lock_release(&loop->remote_lock);
+    if (must_signal) {
+        pyl_loop_signal(loop);
+    }
     return is_open;
 }

@@ -138,7 +138,6 @@ run_turns(struct pyl_loop *loop, PyObject *checkpoint)
             pyl_raise_errno(error);
             return -1;
         }
-        pyl_metrics_turn(&loop->metrics, loop->worker);
         if (loop->did_park) {
             shared_ns = loop->worker->now_ns;
         } else if (share_gil(loop, checkpoint, &shared_ns) < 0) {
@@ -158,6 +157,7 @@ pyl_loop_run(PyObject *self, PyObject *checkpoint)
         return NULL;
     }
     loop->owner_thread_id = PyThread_get_thread_ident();
+    pyl_sample_reset(&loop->worker->sample); /* what waited between two runs waited for nobody */
     pyl_loop_choose_types(loop);
     if (loop->views != NULL && pyl_views_begin_run(loop) < 0) {
         return NULL;

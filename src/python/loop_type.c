@@ -439,8 +439,7 @@ pyl_loop_abandon_all(PyObject *module, PyObject *unused)
         atomic_store(&loop->thread_id, 0);
         loop_abandon(loop);
         if (loop->views != NULL) {
-            loop->views->is_forked_child = true;
-            atomic_store(&loop->views->runtime.phase, PYL_RUNTIME_ENDED); /* this lane's thread */
+            pyl_views_abandon(loop->views);
         }
         count++;
     }
@@ -661,10 +660,11 @@ loop_write_to_self(PyObject *self, PyObject *unused)
 {
     struct pyl_loop *loop = loop_of(self);
     pyl_gil_lock_acquire(&loop->remote_lock);
-    if (loop->is_worker_open && !loop->is_forked_child) {
-        pyl_worker_wake(loop->worker);
-    }
+    bool must_signal = pyl_loop_is_open(loop) && pyl_loop_notify(loop);
     pyl_gil_lock_release(&loop->remote_lock);
+    if (must_signal) {
+        pyl_loop_signal(loop);
+    }
     Py_RETURN_NONE;
 }
 

@@ -13,22 +13,6 @@ callbacks_run(struct pyl_worker *worker)
     return pyl_counter_read(&worker->stats.jobs) + pyl_counter_read(&worker->reactor.stats.events);
 }
 
-void
-pyl_metrics_note_turn(struct pyl_loop_metrics *metrics, struct pyl_worker *worker, uint64_t turns)
-{
-    uint64_t run = callbacks_run(worker);
-    if ((turns & (PYL_METRICS_SAMPLE - 1)) != 0) {
-        metrics->run_before = run; /* the next turn is the one */
-        return;
-    }
-    int64_t busy_ns = pyl_clock_now_ns() - worker->now_ns;
-    pyl_duration_note(&metrics->turns, busy_ns);
-    uint64_t count = run - metrics->run_before;
-    if (count > 0) {
-        pyl_duration_note_many(&metrics->callbacks, busy_ns / (int64_t)count, count);
-    }
-}
-
 /* dict[name] = value; steals the value, which may be NULL. 0 or -1. */
 static int
 put(PyObject *dict, const char *name, PyObject *value)
@@ -108,8 +92,9 @@ put_worker(PyObject *dict, struct pyl_loop *loop)
         return -1;
     }
     return put(dict, "gil_acquisitions", gil_acquisitions(worker)) < 0 ||
-                   put_histogram(dict, "turn_durations", &loop->metrics.turns) < 0 ||
-                   put_histogram(dict, "callback_durations", &loop->metrics.callbacks) < 0 ||
+                   put_histogram(dict, "turn_durations", &worker->sample.turns) < 0 ||
+                   put_histogram(dict, "callback_durations", &worker->sample.callbacks) < 0 ||
+                   put_histogram(dict, "ready_delays", &worker->sample.delays) < 0 ||
                    put_histogram(dict, "gil_waits", &loop->metrics.gil_waits) < 0
                ? -1
                : 0;

@@ -93,8 +93,7 @@ pyl_companion_close(struct pyl_loop *loop)
     pyl_runtime_stop(runtime);
     rc = pyl_runtime_join(runtime);
     Py_END_ALLOW_THREADS;
-    /* With the GIL: another view's thread may have been waking the worker in on_cancelled(). */
-    pyl_runtime_fini(runtime);
+    pyl_runtime_fini(runtime); /* join waited for those who were in on_cancelled() */
     pyl_free(runtime);
     if (rc < 0) {
         pyl_raise_errno(rc);

@@ -2,7 +2,8 @@
  * port.c - the lock that keeps a loop's worker alive while another thread posts to it.
  *
  * Invariant: while port->loop is set, the worker's inbox may be posted to; pyl_port_close() unsets
- * it under the lock before the queues are emptied, so nothing is posted to where nobody looks.
+ * it under the lock before the queues are emptied, so nothing is posted to where nobody looks. The
+ * wake-up is written after the lock, see loop_post.h: the loop's thread takes it, too.
  */
 #include "python/port.h"
 
@@ -139,16 +140,20 @@ int
 pyl_port_post(struct pyl_port_item *item)
 {
     struct pyloop_port *port = item->port;
+    struct pyl_loop *to_signal = NULL;
     int rc = -ECANCELED;
     /* A reference of the caller's keeps the port until the lock is free: the item may run, and
      * give its own back, before this returns. */
     pyl_port_ref(port);
     pthread_mutex_lock(&port->lock);
     if (port->loop != NULL) {
-        pyl_worker_post_remote(port->loop->worker, &item->job);
+        to_signal = pyl_loop_queue_remote(port->loop, &item->job) ? port->loop : NULL;
         rc = 0;
     }
     pthread_mutex_unlock(&port->lock);
+    if (to_signal != NULL) {
+        pyl_loop_signal(to_signal);
+    }
     pyl_port_unref(port);
     return rc;
 }

@@ -32,13 +32,14 @@ void pyl_future_clear_done_hook(PyObject *future);
 int pyl_future_outcome(PyObject *future, bool is_retrieved, PyObject **ret);
 
 /*
- * A Task for `coro`, in `context` (NULL: a copy of the current one). is_eager: the first step runs
- * inside this call, in the context, with current_task() right; a coroutine that finishes in it is
- * never queued nor registered. name NULL: numbered lazily.
- * New reference, or NULL with an exception (the coroutine is then not started).
+ * A Task for `coro`, in `context` (NULL: a copy of the current one). The first step runs inside
+ * this call, in the context, with current_task() right; a coroutine that finishes in it is never
+ * queued nor registered, unless is_shown: asyncio.all_tasks() has it from that step on, on every
+ * version (else from 3.14 on only when it has waited). name NULL: numbered lazily. New reference,
+ * or NULL with an exception (the coroutine is then not started).
  */
 PyObject *pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
-                       bool is_eager);
+                       bool is_shown);
 
 /* The same for loop.create_task(): an eager task is in asyncio.all_tasks() during its first step,
  * and no task is eager before the loop runs. */

@@ -185,11 +185,21 @@ task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *contex
     return (PyObject *)task;
 }
 
+/* Up to 3.13 all_tasks() shows the task that runs (pyloop/_tasks.py); else it is to be entered. */
+static int
+start_shown(struct pyl_task *task)
+{
+    if (task->future.state->current_tasks == NULL && pyl_task_register(task) < 0) {
+        return -1;
+    }
+    return pyl_task_start_eagerly(task);
+}
+
 PyObject *
 pyl_task_new(struct pyl_loop *loop, PyObject *coro, PyObject *name, PyObject *context,
-             bool is_eager)
+             bool is_shown)
 {
-    return task_new(loop, coro, name, context, is_eager ? pyl_task_start_eagerly : task_start);
+    return task_new(loop, coro, name, context, is_shown ? start_shown : pyl_task_start_eagerly);
 }
 
 PyObject *

@@ -28,32 +28,31 @@ static void
 attach(struct pyl_views *views, struct pyl_loop *loop)
 {
     if (!PYL_FREE_THREADED) {
-        loop->has_baton = pyl_baton_take(&views->baton);
-        pyl_counter_add(&loop->metrics.baton_timeouts, !loop->has_baton);
+        bool is_taken_over;
+        loop->baton_ticket = pyl_baton_take(&views->baton, &is_taken_over);
+        pyl_counter_add(&loop->metrics.baton_timeouts, is_taken_over);
     }
     PyThreadState *tstate = loop->parked_tstate;
     loop->parked_tstate = NULL;
     PyEval_RestoreThread(tstate);
+    if (!PYL_FREE_THREADED) {
+        pyl_baton_note_attached(&views->baton);
+    }
 }
 
 static void
-pass_baton(struct pyl_views *views, struct pyl_loop *loop)
+pass_baton(struct pyl_views *views, const struct pyl_loop *loop)
 {
-    if (!PYL_FREE_THREADED && loop->has_baton) {
-        loop->has_baton = false;
-        pyl_baton_pass(&views->baton);
+    if (!PYL_FREE_THREADED) {
+        pyl_baton_pass(&views->baton, loop->baton_ticket);
     }
 }
 
 static void
 detach(struct pyl_views *views, struct pyl_loop *loop)
 {
-    bool had_baton = loop->has_baton;
-    loop->has_baton = false;
     loop->parked_tstate = PyEval_SaveThread();
-    if (!PYL_FREE_THREADED && had_baton) {
-        pyl_baton_pass(&views->baton);
-    }
+    pass_baton(views, loop);
 }
 
 static void
@@ -100,10 +99,7 @@ after_turn(struct pyl_lane *lane, void *user)
     if (PYL_UNLIKELY(loop->raised != NULL) && loop->lane_index != 0) {
         hand_over_raised(views, loop);
     }
-    if (loop->lane_index != 0) { /* lane 0: loop_run.c */
-        pyl_metrics_turn(&loop->metrics, &lane->worker);
-    }
-    if (!PYL_FREE_THREADED && pyl_baton_is_wanted(&views->baton)) {
+    if (!PYL_FREE_THREADED && pyl_baton_is_due(&views->baton, loop->baton_ticket)) {
         pyl_worker_pause(&lane->worker);
         detach(views, loop);
         attach(views, loop);
@@ -230,6 +226,16 @@ pyl_views_join(struct pyl_loop *loop, struct pyl_loop *first)
 }
 
 void
+pyl_views_abandon(struct pyl_views *views)
+{
+    views->is_forked_child = true;
+    atomic_store(&views->runtime.phase, PYL_RUNTIME_ENDED); /* this lane's thread */
+    /* The parent's threads may have left the lock held, and stand in the line for ever. */
+    int rc = pyl_baton_init(&views->baton, BATON_WAIT_NS);
+    PYL_CHECK(rc == 0);
+}
+
+void
 pyl_views_leave(struct pyl_loop *loop)
 {
     struct pyl_views *views = loop->views;
@@ -343,6 +349,7 @@ pyl_views_stop(struct pyl_loop *first)
     }
     views->is_started = false;
     for (uint32_t i = 0; i < views->runtime.lane_count; i++) {
+        pyl_loop_wakes_settle(&views->loops[i]->wakes);
         pyl_worker_fini(&views->runtime.lanes[i].worker);
     }
     for (uint32_t i = 0; i < views->loop_count; i++) {

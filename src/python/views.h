@@ -87,6 +87,8 @@ int pyl_views_open(struct pyl_loop *loop, uint32_t workers, const char *backend,
                    size_t cause_size);
 /* Makes `loop` the next view of first's runtime. 0, or -1 with an exception. */
 int pyl_views_join(struct pyl_loop *loop, struct pyl_loop *first);
+/* In the child of a fork. Idempotent: every view's loop is told. */
+void pyl_views_abandon(struct pyl_views *views);
 /* Of a loop that dies. */
 void pyl_views_leave(struct pyl_loop *loop);
 

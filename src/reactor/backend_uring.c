@@ -36,6 +36,7 @@ enum {
     BUFFER_COUNT = PYL_TINY_LIMITS ? 2 : 256,
     BUFFER_SIZE = PYL_TINY_LIMITS ? 512 : 16384,
     BUFFER_COUNT_MAX = 32768,
+    TRIM_ROUNDS = PYL_TINY_LIMITS ? 4 : 1024, /* waits between looks at how many are needed */
     FEATURE_MIN_TIMEOUT = 1 << 15, /* IORING_FEAT_MIN_TIMEOUT, Linux 6.12; not in liburing 2.3 */
 };
 
@@ -337,6 +338,8 @@ harvest(struct pyl_reactor *reactor)
     const unsigned mask = cq->ring_mask;
     const unsigned tail = io_uring_smp_load_acquire(cq->ktail);
     unsigned head = *cq->khead;
+    /* Each completion may name a buffer. */
+    pyl_uring_buffers_note_needed(&uring->buffers, uring->buffers.lent + (tail - head));
     while (head != tail && reactor->event_count < reactor->events_max &&
            uring->backlog_count < uring->backlog_capacity) {
         struct pyl_uring_completion completion;
@@ -359,7 +362,7 @@ static void
 flush_lists(struct pyl_reactor *reactor)
 {
     struct pyl_uring *uring = pyl_uring_of(reactor);
-    while (!pyl_list_is_empty(&uring->parked) && uring->buffers.lent < uring->buffers.count) {
+    while (!pyl_list_is_empty(&uring->parked) && pyl_uring_buffers_has_free(&uring->buffers)) {
         pyl_uring_op_list(&uring->arming,
                           PYL_CONTAINER_OF(uring->parked.next, struct pyl_op, queue));
     }
@@ -580,6 +583,9 @@ uring_wait(struct pyl_reactor *reactor, int64_t timeout_ns)
         return rc;
     }
     uring->round++;
+    if (uring->round % TRIM_ROUNDS == 0) {
+        pyl_uring_buffers_trim(&uring->buffers);
+    }
     for (;;) {
         if (!uring->is_enabled) {
             rc = ring_enable(uring);

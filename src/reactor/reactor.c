@@ -393,31 +393,64 @@ event_deliver(struct pyl_reactor *reactor, const struct pyl_event *event)
     }
 }
 
-void
-pyl_reactor_dispatch(struct pyl_reactor *reactor)
+/* Returns whether a callback was run: the kernel may have had nothing for a READY event. */
+static inline bool
+dispatch_next(struct pyl_reactor *reactor)
+{
+    struct pyl_event *slot = &reactor->events[reactor->event_next];
+    const struct pyl_event *event = slot;
+    struct pyl_event performed;
+    if (slot->flags & PYL_EVENT_READY) {
+        event = reactor->ops->perform(reactor, slot, &performed) ? &performed : NULL;
+    }
+    if ((slot->flags & PYL_EVENT_READY) == 0) {
+        reactor->event_next++;
+    }
+    if (event != NULL) {
+        event_deliver(reactor, event);
+    }
+    return event != NULL;
+}
+
+static void
+dispatch_begin(struct pyl_reactor *reactor)
 {
     PYL_CHECK(!reactor->is_dispatching);
     reactor->is_dispatching = true;
     reactor->is_dispatch_stopped = false;
-    while (pyl_reactor_has_events(reactor) && !reactor->is_dispatch_stopped) {
-        struct pyl_event *slot = &reactor->events[reactor->event_next];
-        const struct pyl_event *event = slot;
-        struct pyl_event performed;
-        if (slot->flags & PYL_EVENT_READY) {
-            event = reactor->ops->perform(reactor, slot, &performed) ? &performed : NULL;
-        }
-        if ((slot->flags & PYL_EVENT_READY) == 0) {
-            reactor->event_next++;
-        }
-        if (event != NULL) {
-            event_deliver(reactor, event);
-        }
-    }
+}
+
+static void
+dispatch_end(struct pyl_reactor *reactor)
+{
     if (!pyl_reactor_has_events(reactor)) {
         reactor->event_count = 0;
         reactor->event_next = 0;
     }
     reactor->is_dispatching = false;
+}
+
+void
+pyl_reactor_dispatch(struct pyl_reactor *reactor)
+{
+    dispatch_begin(reactor);
+    while (pyl_reactor_has_events(reactor) && !reactor->is_dispatch_stopped) {
+        (void)dispatch_next(reactor);
+    }
+    dispatch_end(reactor);
+}
+
+void
+pyl_reactor_dispatch_watched(struct pyl_reactor *reactor,
+                             void (*on_delivered)(struct pyl_reactor *))
+{
+    dispatch_begin(reactor);
+    while (pyl_reactor_has_events(reactor) && !reactor->is_dispatch_stopped) {
+        if (dispatch_next(reactor)) {
+            on_delivered(reactor);
+        }
+    }
+    dispatch_end(reactor);
 }
 
 void

@@ -24,7 +24,7 @@ struct pyl_reactor_options {
     const char *backend;       /* NULL or "auto", "io_uring", "epoll", "kqueue", "sim" */
     uint32_t events_max;       /* events per wait(); 1024 */
     uint32_t ring_entries;     /* io_uring submission entries; 256 */
-    uint32_t buffer_count;     /* io_uring provided buffers, a power of two */
+    uint32_t buffer_count;     /* io_uring provided buffers at first, a power of two; 256 */
     uint32_t buffer_size;      /* bytes of each provided buffer */
     uint32_t read_buffer_size; /* bytes of the hot read buffer of readiness backends; 256 KiB */
     uint64_t sim_seed;         /* backend "sim": decides order, split points, errors */
@@ -107,6 +107,9 @@ PYL_NODISCARD int pyl_reactor_wait(struct pyl_reactor *reactor, int64_t timeout_
 /* Runs the callbacks of the collected events in order. A callback may submit, cancel, and call
  * pyl_reactor_stop_dispatch(), after which the rest stays for the next call. Thread: owner. */
 void pyl_reactor_dispatch(struct pyl_reactor *reactor);
+/* The same, and calls on_delivered after each callback. */
+void pyl_reactor_dispatch_watched(struct pyl_reactor *reactor,
+                                  void (*on_delivered)(struct pyl_reactor *));
 void pyl_reactor_stop_dispatch(struct pyl_reactor *reactor);
 
 static inline bool

@@ -16,17 +16,30 @@
  * The provided buffers of one ring: the kernel takes the oldest free one for each receive. A
  * buffer is lent from its harvest until pyl_uring_buffers_release(). Owner thread only.
  *
- * Invariant: count == free in the kernel's ring + lent + named by completions not yet harvested.
+ * As many are in circulation as the load needs at once: all of them take turns, so each one more
+ * is memory that is touched and cache that is lost. A receive that finds none doubles the number;
+ * when a long time needed a quarter at most, those of the upper half are withdrawn as they come
+ * back.
+ *
+ * Invariant: count == free in the kernel's ring + lent + named by completions not yet harvested +
+ * withdrawn.
  */
 struct pyl_uring_buffers {
     struct io_uring_buf_ring *ring; /* page-aligned, shared with the kernel */
     uint8_t *memory;
-    uint32_t count; /* a power of two, at most 32768 */
-    uint32_t size;  /* of one buffer */
+    uint32_t capacity;  /* entries of the ring, buffers in memory: a power of two, at most 32768 */
+    uint32_t count;     /* in circulation are those with an id below it */
+    uint32_t count_min; /* it began with so many */
+    uint32_t keep;      /* ids from here to count are being withdrawn; == count: none */
+    uint32_t withdrawn;
+    bool *is_withdrawn; /* by id */
+    uint32_t size;      /* of one buffer */
     uint32_t lent;
+    uint32_t needed; /* the most at once since pyl_uring_buffers_trim() last looked */
 };
 
-/* Registers with `ring`. 0 or -errno; on failure fini() is still to be called. */
+/* Registers with `ring`; `count` is a power of two. 0 or -errno; on failure fini() is still to be
+ * called. */
 PYL_NODISCARD int pyl_uring_buffers_init(struct pyl_uring_buffers *buffers, struct io_uring *ring,
                                          uint32_t count, uint32_t size);
 /* After the ring was closed, or before. Accepts a zeroed one. */
@@ -36,6 +49,26 @@ void pyl_uring_buffers_fini(struct pyl_uring_buffers *buffers);
  * buffers stay out until they are released. */
 PYL_NODISCARD int pyl_uring_buffers_move(struct pyl_uring_buffers *buffers, struct io_uring *ring,
                                          const bool *is_lent);
+
+/* A receive found no buffer: twice as many, as long as there is room for them. */
+void pyl_uring_buffers_grow(struct pyl_uring_buffers *buffers);
+/* From time to time: begins to withdraw half of them if that many were never needed since. */
+void pyl_uring_buffers_trim(struct pyl_uring_buffers *buffers);
+
+static inline bool
+pyl_uring_buffers_has_free(const struct pyl_uring_buffers *buffers)
+{
+    return buffers->lent + buffers->withdrawn < buffers->count;
+}
+
+/* As many may have been taken at once. */
+static inline void
+pyl_uring_buffers_note_needed(struct pyl_uring_buffers *buffers, uint32_t needed)
+{
+    if (needed > buffers->needed) {
+        buffers->needed = needed;
+    }
+}
 
 /* A completion that names a buffer was harvested. */
 static inline void
@@ -99,6 +132,7 @@ struct pyl_uring {
     struct pyl_list arming; /* to get a request in the next wait(), or to end there */
     struct pyl_list parked; /* RECV ops that found no buffer */
     struct pyl_uring_buffers buffers;
+    uint32_t grown_in; /* the round in which the buffers last became more */
     struct pyl_uring_batch batch;
     uint8_t *bulk; /* PYL_URING_BULK_SIZE bytes, filled during dispatch; made at the first need */
     /* Completions for later rounds: a RECV op delivers once a round. In order. */

@@ -289,6 +289,10 @@ deliver_recv(struct pyl_reactor *reactor, const struct pyl_uring_completion *com
     }
     if (completion->result == -ENOBUFS) {
         pyl_counter_add(&reactor->stats.starvations, 1);
+        if (uring->grown_in != uring->round) {
+            uring->grown_in = uring->round;
+            pyl_uring_buffers_grow(&uring->buffers);
+        }
         bool needs_buffer = (op->backend_bits & PYL_URING_RECV_BULK) == 0;
         pyl_uring_op_list(needs_buffer ? &uring->parked : &uring->arming, op);
     } else if (is_internal_end(op, completion->result)) {

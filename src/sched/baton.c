@@ -1,10 +1,11 @@
 /*
  * baton.c - a FIFO of threads, each with a condition of its own, so that passing wakes one.
+ *
+ * Invariant: while somebody waits there is a holder, so it is passed or taken over.
  */
 #include "sched/baton.h"
 
 #include "base/check.h"
-#include "base/clock.h"
 
 #include <time.h>
 
@@ -12,7 +13,8 @@
 struct waiter {
     struct pyl_list link;
     pthread_cond_t is_changed;
-    bool is_granted; /* guarded by the baton's lock */
+    int64_t queued_ns; /* when it entered the line */
+    bool is_granted;   /* guarded by the baton's lock */
 };
 
 int
@@ -20,8 +22,10 @@ pyl_baton_init(struct pyl_baton *baton, int64_t wait_ns)
 {
     baton->wait_ns = wait_ns;
     pyl_list_init(&baton->waiters);
-    baton->is_held = false;
+    baton->last_ticket = 0;
+    atomic_init(&baton->holder, 0);
     atomic_init(&baton->wanted, 0);
+    atomic_init(&baton->attached_ns, PYL_NEVER_NS);
     return -pthread_mutex_init(&baton->lock, NULL);
 }
 
@@ -32,71 +36,129 @@ pyl_baton_fini(struct pyl_baton *baton)
     (void)pthread_mutex_destroy(&baton->lock);
 }
 
-/* Under the lock. */
+/* ---- under the lock ---- */
+
+/* There is a new holder, which waits for the GIL. */
 static void
-wait_for_grant(struct pyl_baton *baton, struct waiter *waiter)
+change_holder(struct pyl_baton *baton)
 {
-    int64_t deadline_ns = pyl_clock_after(pyl_clock_now_ns(), baton->wait_ns);
-    struct timespec deadline = {
-        .tv_sec = (time_t)(deadline_ns / PYL_NS_PER_S),
-        .tv_nsec = (long)(deadline_ns % PYL_NS_PER_S),
-    };
-    int rc = 0;
-    while (!waiter->is_granted && rc == 0) {
-        rc = pthread_cond_timedwait(&waiter->is_changed, &baton->lock, &deadline);
+    atomic_store_explicit(&baton->attached_ns, PYL_NEVER_NS, memory_order_relaxed);
+    atomic_store_explicit(&baton->holder, ++baton->last_ticket, memory_order_relaxed);
+}
+
+static void
+init_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    int rc = pthread_condattr_init(&attributes);
+    rc = rc != 0 ? rc : pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    rc = rc != 0 ? rc : pthread_cond_init(condition, &attributes);
+    PYL_CHECK(rc == 0); /* takes no memory on the systems that we know */
+    (void)pthread_condattr_destroy(&attributes);
+}
+
+static void
+enter_line(struct pyl_baton *baton, struct waiter *waiter)
+{
+    init_condition(&waiter->is_changed);
+    pyl_list_append(&baton->waiters, &waiter->link);
+    (void)atomic_fetch_add_explicit(&baton->wanted, 1, memory_order_relaxed);
+    waiter->queued_ns = pyl_clock_now_ns(); /* from here on the holder can know of it */
+}
+
+static void
+leave_line(struct pyl_baton *baton, struct waiter *waiter)
+{
+    pyl_list_remove(&waiter->link);
+    (void)atomic_fetch_sub_explicit(&baton->wanted, 1, memory_order_relaxed);
+}
+
+static struct waiter *
+first_waiter(struct pyl_baton *baton)
+{
+    return PYL_CONTAINER_OF(baton->waiters.next, struct waiter, link);
+}
+
+/* When the waiter may take it over, as things are. */
+static int64_t
+takeover_ns(struct pyl_baton *baton, struct waiter *waiter)
+{
+    if (first_waiter(baton) != waiter) {
+        return PYL_NEVER_NS;
+    }
+    /* What the holder did before it had the GIL is over for whoever takes the baton over. */
+    int64_t since_ns = atomic_load_explicit(&baton->attached_ns, memory_order_acquire);
+    since_ns = since_ns < waiter->queued_ns ? waiter->queued_ns : since_ns;
+    return pyl_clock_after(since_ns, baton->wait_ns);
+}
+
+/* Until it is granted, or may be taken over. Nobody is woken because the holder got the GIL or the
+ * place in the line has changed: the waiter looks again every wait_ns, so it may be late by that.
+ */
+static void
+wait_in_line(struct pyl_baton *baton, struct waiter *waiter)
+{
+    int64_t now_ns = waiter->queued_ns;
+    while (!waiter->is_granted) {
+        int64_t due_ns = takeover_ns(baton, waiter);
+        if (due_ns <= now_ns) {
+            return;
+        }
+        int64_t look_ns = pyl_clock_after(now_ns, baton->wait_ns);
+        look_ns = due_ns < look_ns ? due_ns : look_ns;
+        struct timespec deadline = {
+            .tv_sec = (time_t)(look_ns / PYL_NS_PER_S),
+            .tv_nsec = (long)(look_ns % PYL_NS_PER_S),
+        };
+        (void)pthread_cond_timedwait(&waiter->is_changed, &baton->lock, &deadline);
+        now_ns = pyl_clock_now_ns();
     }
 }
 
-/* Under the lock. No memory for a condition is as good as having waited too long. */
+/* Returns whether it was taken over. */
 static bool
 queue_up(struct pyl_baton *baton)
 {
     struct waiter waiter = {0};
-    pthread_condattr_t attributes;
-    if (pthread_condattr_init(&attributes) != 0) {
-        return false;
-    }
-    int rc = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    rc = rc != 0 ? rc : pthread_cond_init(&waiter.is_changed, &attributes);
-    (void)pthread_condattr_destroy(&attributes);
-    if (rc != 0) {
-        return false;
-    }
-    pyl_list_append(&baton->waiters, &waiter.link);
-    (void)atomic_fetch_add_explicit(&baton->wanted, 1, memory_order_relaxed);
-    wait_for_grant(baton, &waiter);
+    enter_line(baton, &waiter);
+    wait_in_line(baton, &waiter);
     if (!waiter.is_granted) {
-        pyl_list_remove(&waiter.link);
-        (void)atomic_fetch_sub_explicit(&baton->wanted, 1, memory_order_relaxed);
+        leave_line(baton, &waiter);
+        change_holder(baton);
     }
     (void)pthread_cond_destroy(&waiter.is_changed);
-    return waiter.is_granted;
+    return !waiter.is_granted;
 }
 
-bool
-pyl_baton_take(struct pyl_baton *baton)
+/* ---- the turn ---- */
+
+uint64_t
+pyl_baton_take(struct pyl_baton *baton, bool *ret_is_taken_over)
 {
     (void)pthread_mutex_lock(&baton->lock);
-    bool is_taken = !baton->is_held;
-    if (is_taken) {
-        baton->is_held = true;
+    if (atomic_load_explicit(&baton->holder, memory_order_relaxed) == 0) {
+        change_holder(baton);
+        *ret_is_taken_over = false;
     } else {
-        is_taken = queue_up(baton);
+        *ret_is_taken_over = queue_up(baton);
     }
+    uint64_t ticket = baton->last_ticket; /* the holder has the GIL before there is another one */
     (void)pthread_mutex_unlock(&baton->lock);
-    return is_taken;
+    return ticket;
 }
 
 void
-pyl_baton_pass(struct pyl_baton *baton)
+pyl_baton_pass(struct pyl_baton *baton, uint64_t ticket)
 {
     (void)pthread_mutex_lock(&baton->lock);
-    if (pyl_list_is_empty(&baton->waiters)) {
-        baton->is_held = false;
+    if (atomic_load_explicit(&baton->holder, memory_order_relaxed) != ticket) {
+        /* It was taken over. */
+    } else if (pyl_list_is_empty(&baton->waiters)) {
+        atomic_store_explicit(&baton->holder, 0, memory_order_relaxed);
     } else {
-        struct waiter *first = PYL_CONTAINER_OF(baton->waiters.next, struct waiter, link);
-        pyl_list_remove(&first->link);
-        (void)atomic_fetch_sub_explicit(&baton->wanted, 1, memory_order_relaxed);
+        struct waiter *first = first_waiter(baton);
+        leave_line(baton, first);
+        change_holder(baton);
         first->is_granted = true;
         (void)pthread_cond_signal(&first->is_changed);
     }

@@ -113,7 +113,7 @@ pyl_lane_schedule(struct pyl_strand *strand)
         pyl_worker_post(&home->worker, &strand->job);
     } else {
         strand->queued_ns = lane_now_ns(home);
-        pyl_worker_post_remote(&home->worker, &strand->job);
+        pyl_runtime_queue_home(home->runtime, strand);
     }
 }
 
@@ -207,13 +207,18 @@ run_queue(struct pyl_job *job)
     struct pyl_run_entry entry;
     uint32_t left =
         pyl_lane_queue_count(&lane->queue); /* what these add belongs to the next turn */
+    bool has_run = false;
     while (left > 0 && !lane->worker.is_interrupted && pyl_lane_queue_pop(&lane->queue, &entry)) {
         left--;
+        if (has_run && lane->worker.sample.is_open) { /* each for itself; the last is this job's */
+            pyl_sample_note_callback(&lane->worker.sample, lane_now_ns(lane));
+        }
         if (pyl_lane_queue_count(&lane->queue) > 0) {
             pyl_runtime_offer(lane->runtime, false); /* this one may take long */
         }
         struct pyl_strand *strand = entry.item;
-        if (!hand_over(lane, strand)) {
+        has_run = !hand_over(lane, strand);
+        if (has_run) {
             choose_home(lane, strand);
             move_in(lane, strand);
             run_strand(lane, strand);

@@ -33,14 +33,22 @@ init_sync(struct pyl_runtime *runtime)
     }
     rc = -pthread_cond_init(&runtime->is_changed, NULL);
     if (rc < 0) {
-        (void)pthread_mutex_destroy(&runtime->lock);
+        goto fail_changed;
     }
+    rc = -pthread_rwlock_init(&runtime->outsiders, NULL);
+    if (rc == 0) {
+        return 0;
+    }
+    (void)pthread_cond_destroy(&runtime->is_changed);
+fail_changed:
+    (void)pthread_mutex_destroy(&runtime->lock);
     return rc;
 }
 
 static void
 fini_sync(struct pyl_runtime *runtime)
 {
+    (void)pthread_rwlock_destroy(&runtime->outsiders);
     (void)pthread_cond_destroy(&runtime->is_changed);
     (void)pthread_mutex_destroy(&runtime->lock);
 }
@@ -322,6 +330,15 @@ await_drained(struct pyl_runtime *runtime)
     return 0;
 }
 
+/* The strand that an outsider queued may have run and ended, with the runtime, while its poster has
+ * still to wake the lane. */
+static void
+await_outsiders(struct pyl_runtime *runtime)
+{
+    (void)pthread_rwlock_wrlock(&runtime->outsiders);
+    (void)pthread_rwlock_unlock(&runtime->outsiders);
+}
+
 int
 pyl_runtime_join(struct pyl_runtime *runtime)
 {
@@ -336,6 +353,7 @@ pyl_runtime_join(struct pyl_runtime *runtime)
     if (runtime->is_first_external) {
         end_lane(&runtime->lanes[0], rc);
     }
+    await_outsiders(runtime);
     return atomic_load(&runtime->error);
 }
 
@@ -356,6 +374,20 @@ own_lane(const struct pyl_runtime *runtime)
 {
     struct pyl_lane *lane = pyl_lane_current();
     return lane != NULL && lane->runtime == runtime ? lane : NULL;
+}
+
+void
+pyl_runtime_queue_home(struct pyl_runtime *runtime, struct pyl_strand *strand)
+{
+    struct pyl_worker *worker = &strand->home->worker;
+    bool is_outsider = own_lane(runtime) == NULL;
+    if (is_outsider) {
+        (void)pthread_rwlock_rdlock(&runtime->outsiders);
+    }
+    pyl_worker_post_remote(worker, &strand->job);
+    if (is_outsider) {
+        (void)pthread_rwlock_unlock(&runtime->outsiders);
+    }
 }
 
 /* Counts the strand before anybody can run it, and gives it its first job. */

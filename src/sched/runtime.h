@@ -71,7 +71,11 @@ struct pyl_runtime {
     _Atomic int error;      /* of a reactor beyond use; 0 */
     pthread_mutex_t lock;
     pthread_cond_t is_changed; /* phase has grown */
-    pthread_t *threads;        /* started ones; by start and join only */
+    /* Read-locked by threads that are no lanes of this runtime, from before they queue a strand at
+     * its home until they have woken that: the strand may end meanwhile, and nothing else keeps the
+     * lanes. Join takes it for writing, once, when nobody can come any more. */
+    pthread_rwlock_t outsiders;
+    pthread_t *threads; /* started ones; by start and join only */
     uint32_t thread_count;
 };
 
@@ -102,12 +106,14 @@ PYL_NODISCARD int pyl_runtime_run_first(struct pyl_runtime *runtime, const bool 
 void pyl_runtime_stop(struct pyl_runtime *runtime);
 
 /* Waits until the runtime was stopped and every strand has ended, closes the blocking pool, joins
- * the threads. Blocks; not on a worker. Returns 0, or the -errno of a reactor that was beyond use:
+ * the threads, and waits for outsiders that are about to wake a lane. Blocks; not on a worker.
+ * Returns 0, or the -errno of a reactor that was beyond use:
  * then strands were forgotten without on_ended. pyl_runtime_fini() follows. */
 PYL_NODISCARD int pyl_runtime_join(struct pyl_runtime *runtime);
 
 /* After join, or without start. No other thread is in a call on the runtime or will make one, not
- * even one that would be refused. Frees the memory. Accepts a zeroed runtime. */
+ * even one that would be refused; posts to strands that have ended are none. Frees the memory.
+ * Accepts a zeroed runtime. */
 void pyl_runtime_fini(struct pyl_runtime *runtime);
 
 /*
@@ -148,6 +154,10 @@ pyl_steal_is_on(const struct pyl_runtime *runtime)
 
 /* For lanes: there is work for others; wakes one that sleeps if that is useful. Any thread. */
 void pyl_runtime_offer(struct pyl_runtime *runtime, bool is_urgent);
+
+/* For lanes: a SCHEDULED strand goes into the inbox of its home, which this thread does not run.
+ * Any thread. Strand and runtime may be gone when it returns to one that is no lane. */
+void pyl_runtime_queue_home(struct pyl_runtime *runtime, struct pyl_strand *strand);
 
 /* For lanes, after each turn: does the lane's part of the end. Owner of the lane. */
 void pyl_runtime_advance(struct pyl_runtime *runtime, struct pyl_lane *lane);

@@ -43,6 +43,7 @@ pyl_worker_init(struct pyl_worker *worker, const struct pyl_reactor_options *opt
         worker->hooks = *hooks;
     }
     worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
+    pyl_sample_init(&worker->sample);
     atomic_init(&worker->busy_since_ns, INT64_MAX);
     worker->is_initialized = true;
     return 0;
@@ -103,6 +104,7 @@ pyl_worker_abandon(struct pyl_worker *worker)
         return;
     }
     worker->is_closing = true;
+    pyl_sample_reset(&worker->sample);
     pyl_reactor_abandon(&worker->reactor);
     (void)pyl_inbox_take(&worker->inbox);
     memset(&worker->ready, 0, sizeof(worker->ready));
@@ -124,7 +126,7 @@ drain_inbox(struct pyl_worker *worker)
     struct pyl_inbox_node *node = pyl_inbox_take(&worker->inbox);
     while (node != NULL) {
         struct pyl_inbox_node *next = node->next;
-        pyl_job_queue_push(&worker->ready, PYL_CONTAINER_OF(node, struct pyl_job, link));
+        pyl_worker_post(worker, PYL_CONTAINER_OF(node, struct pyl_job, link));
         node = next;
     }
 }
@@ -244,32 +246,117 @@ collect_timers(struct pyl_worker *worker)
         struct pyl_timer *timer = PYL_CONTAINER_OF(first->node, struct pyl_timer, node);
         pyl_heap_remove(&worker->timers, &timer->node);
         timer->is_armed = false;
-        pyl_job_queue_push(&worker->ready, &timer->job);
+        pyl_worker_post(worker, &timer->job);
     }
+}
+
+/* ---- the timed turn ---- */
+
+/* The place of the job that is run next in the order of all jobs. */
+static uint64_t
+next_place(const struct pyl_worker *worker)
+{
+    return pyl_counter_read(&worker->stats.jobs) + 1;
+}
+
+void
+pyl_worker_sample_post(struct pyl_worker *worker)
+{
+    uint64_t place = pyl_counter_read(&worker->stats.jobs) + worker->ready.count;
+    if (pyl_sample_offer(&worker->sample, place)) {
+        worker->sample.chosen_ns = pyl_reactor_now_ns(&worker->reactor);
+    }
+}
+
+/* After each callback. It may have been the one that forked, and the child has no clock to read. */
+static void
+note_callback(struct pyl_worker *worker)
+{
+    if (worker->sample.is_open) {
+        pyl_sample_note_callback(&worker->sample, pyl_reactor_now_ns(&worker->reactor));
+    }
+}
+
+static void
+on_delivered(struct pyl_reactor *reactor)
+{
+    note_callback(PYL_CONTAINER_OF(reactor, struct pyl_worker, reactor));
+}
+
+/* ---- ready and deferred jobs ---- */
+
+/* Returns false if there was none: a job took others out of the queue. */
+static inline bool
+run_next(struct pyl_worker *worker)
+{
+    struct pyl_job *job = pyl_job_queue_pop(&worker->ready);
+    if (job == NULL) {
+        return false;
+    }
+    pyl_counter_add(&worker->stats.jobs, 1); /* one by one: see pyl_loop_py_progress() */
+    job->run(job);
+    if (pyl_worker_is_full(worker)) {
+        pyl_worker_flush_deferred(worker);
+    }
+    return true;
+}
+
+static inline bool
+run_untimed(struct pyl_worker *worker, size_t count)
+{
+    for (; count > 0 && !worker->is_interrupted; count--) {
+        if (!run_next(worker)) {
+            return false;
+        }
+    }
+    return !worker->is_interrupted;
+}
+
+static bool
+run_timed(struct pyl_worker *worker, size_t count)
+{
+    struct pyl_sample *sample = &worker->sample;
+    for (; count > 0 && !worker->is_interrupted; count--) {
+        if (pyl_sample_is_awaited(sample, next_place(worker))) {
+            pyl_sample_note_delay(sample, sample->last_ns);
+        }
+        if (!run_next(worker)) {
+            return false;
+        }
+        note_callback(worker);
+    }
+    return !worker->is_interrupted;
+}
+
+/* Of a later turn: the chosen job may be among these. */
+static bool
+run_awaiting(struct pyl_worker *worker, size_t count)
+{
+    uint64_t before = worker->sample.chosen - next_place(worker);
+    if (before >= count) {
+        return run_untimed(worker, count);
+    }
+    if (!run_untimed(worker, (size_t)before)) {
+        return false;
+    }
+    pyl_sample_note_delay(&worker->sample, pyl_reactor_now_ns(&worker->reactor));
+    return run_untimed(worker, count - (size_t)before);
 }
 
 /* Returns false if the phase is over. */
 static bool
 run_jobs(struct pyl_worker *worker, size_t count)
 {
-    while (count > 0 && !worker->is_interrupted) {
-        struct pyl_job *job = pyl_job_queue_pop(&worker->ready);
-        if (job == NULL) {
-            return false; /* a job took others out of the queue */
-        }
-        count--;
-        pyl_counter_add(&worker->stats.jobs, 1); /* one by one: see pyl_loop_py_progress() */
-        job->run(job);
-        if (pyl_worker_is_full(worker)) {
-            pyl_worker_flush_deferred(worker);
-        }
+    if (PYL_LIKELY(!worker->sample.is_watching)) {
+        return run_untimed(worker, count);
     }
-    return !worker->is_interrupted;
+    return worker->sample.is_open ? run_timed(worker, count) : run_awaiting(worker, count);
 }
 
-/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor. */
+/* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor.
+ * has_events: there were some in this turn; else the thread may have been without a core. */
 static void
-run_ready(struct pyl_worker *worker)
+run_ready(struct pyl_worker *worker, bool has_events)
 {
     size_t left = worker->ready.count;
     if (worker->jobs_budget_ns == 0 || left <= PYL_WORKER_JOBS_STRIDE) {
@@ -277,7 +364,7 @@ run_ready(struct pyl_worker *worker)
         return;
     }
     int64_t now_ns = pyl_reactor_now_ns(&worker->reactor);
-    int64_t events_ns = now_ns - worker->now_ns;
+    int64_t events_ns = has_events ? now_ns - worker->now_ns : 0;
     /* Not less than the events had, or jobs would be made faster than they are run. */
     int64_t budget_ns = worker->jobs_budget_ns > events_ns ? worker->jobs_budget_ns : events_ns;
     int64_t end_ns = now_ns + budget_ns;
@@ -311,12 +398,63 @@ pyl_worker_flush_deferred(struct pyl_worker *worker)
     }
 }
 
+/* All of a turn after its wait. */
+static inline void
+run_phases(struct pyl_worker *worker)
+{
+    collect_timers(worker);
+    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
+    if (has_events) {
+        worker->is_dispatching = true;
+        pyl_reactor_dispatch(&worker->reactor);
+        worker->is_dispatching = false;
+    }
+    if (worker->ready.count > 0) {
+        run_ready(worker, has_events);
+    }
+    if (worker->deferred.count > 0) {
+        pyl_worker_flush_deferred(worker);
+    }
+}
+
+/* The same, timed. The clock is read where something has happened since it was read last. */
+static void
+run_timed_phases(struct pyl_worker *worker)
+{
+    struct pyl_sample *sample = &worker->sample;
+    size_t ready_count = worker->ready.count;
+    collect_timers(worker);
+    /* To find many due timers takes long, and is no callback's time. */
+    bool are_due = worker->ready.count != ready_count;
+    sample->last_ns = are_due ? pyl_reactor_now_ns(&worker->reactor) : worker->now_ns;
+    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
+    if (has_events) {
+        worker->is_dispatching = true;
+        pyl_reactor_dispatch_watched(&worker->reactor, on_delivered);
+        worker->is_dispatching = false;
+    }
+    if (worker->ready.count > 0) {
+        run_ready(worker, has_events);
+    }
+    bool are_deferred = worker->deferred.count > 0;
+    if (are_deferred) {
+        pyl_worker_flush_deferred(worker);
+    }
+    if (sample->is_open) { /* not in the child of a fork */
+        int64_t end_ns = are_deferred ? pyl_reactor_now_ns(&worker->reactor) : sample->last_ns;
+        pyl_sample_close(sample, worker->now_ns, end_ns);
+    }
+}
+
 int
 pyl_worker_turn(struct pyl_worker *worker, bool may_block)
 {
     PYL_DCHECK(worker->is_initialized);
     worker->is_interrupted = false;
     pyl_counter_add(&worker->stats.turns, 1);
+    if (PYL_UNLIKELY(pyl_counter_read(&worker->stats.turns) % PYL_SAMPLE_TURNS == 0)) {
+        pyl_sample_open(&worker->sample); /* for what comes from the inbox, too */
+    }
     if (!pyl_inbox_is_empty(&worker->inbox)) {
         (void)become_running(worker);
         drain_inbox(worker);
@@ -324,21 +462,15 @@ pyl_worker_turn(struct pyl_worker *worker, bool may_block)
     int64_t timeout_ns = wait_timeout(worker, may_block);
     int rc = timeout_ns == 0 ? pyl_reactor_wait(&worker->reactor, 0) : park(worker, timeout_ns);
     if (rc < 0) {
+        pyl_sample_reset(&worker->sample);
         return rc;
     }
     worker->now_ns = pyl_reactor_now_ns(&worker->reactor);
     pyl_worker_resume(worker);
-    collect_timers(worker);
-    if (!worker->is_interrupted && pyl_reactor_has_events(&worker->reactor)) {
-        worker->is_dispatching = true;
-        pyl_reactor_dispatch(&worker->reactor);
-        worker->is_dispatching = false;
-    }
-    if (worker->ready.count > 0) {
-        run_ready(worker);
-    }
-    if (worker->deferred.count > 0) {
-        pyl_worker_flush_deferred(worker);
+    if (PYL_LIKELY(!worker->sample.is_open)) {
+        run_phases(worker);
+    } else {
+        run_timed_phases(worker);
     }
     return 0;
 }
@@ -379,11 +511,19 @@ pyl_worker_wake(struct pyl_worker *worker)
     }
 }
 
+bool
+pyl_worker_queue_remote(struct pyl_worker *worker, struct pyl_job *job)
+{
+    (void)pyl_inbox_push(&worker->inbox, &job->link);
+    return pyl_worker_notify(worker);
+}
+
 void
 pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job)
 {
-    (void)pyl_inbox_push(&worker->inbox, &job->link);
-    pyl_worker_wake(worker);
+    if (pyl_worker_queue_remote(worker, job)) {
+        pyl_worker_signal(worker);
+    }
 }
 
 int
@@ -391,7 +531,7 @@ pyl_timer_start(struct pyl_worker *worker, struct pyl_timer *timer, int64_t dead
 {
     PYL_DCHECK(!timer->is_armed);
     if (deadline_ns <= worker->now_ns) {
-        pyl_job_queue_push(&worker->ready, &timer->job);
+        pyl_worker_post(worker, &timer->job);
         return 0;
     }
     int rc = pyl_heap_push(&worker->timers, &timer->node, deadline_ns);

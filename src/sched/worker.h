@@ -16,6 +16,7 @@
 #include "base/inbox.h"
 #include "reactor/reactor.h"
 #include "sched/job.h"
+#include "sched/sample.h"
 
 struct pyl_worker;
 
@@ -72,6 +73,7 @@ struct pyl_worker {
     uint32_t flushes_wanted;  /* streams that asked in this turn to send at its end */
     uint32_t flushes_running; /* the same for the deferred phase that runs now */
     size_t unsent_size;       /* see pyl_worker_note_unsent() */
+    struct pyl_sample sample; /* its histograms are read by anyone */
     struct pyl_block_cache sends; /* of io/stream_write.c */
 
     char owner_pad[PYL_CACHE_LINE]; /* other threads write below and only below */
@@ -126,12 +128,18 @@ pyl_worker_resume(struct pyl_worker *worker)
  * Not from inside a deferred job. */
 void pyl_worker_flush_deferred(struct pyl_worker *worker);
 
+/* Of pyl_worker_post() in a timed turn: the last job in the ready queue was just posted. */
+void pyl_worker_sample_post(struct pyl_worker *worker);
+
 /* Appends to the ready queue; the job runs in this turn if its job phase has not begun, else in the
  * next one. The job must not be queued already. */
 static inline void
 pyl_worker_post(struct pyl_worker *worker, struct pyl_job *job)
 {
     pyl_job_queue_push(&worker->ready, job);
+    if (PYL_UNLIKELY(worker->sample.is_open)) {
+        pyl_worker_sample_post(worker);
+    }
 }
 
 /* As post, at the end of this turn (a job deferred by a deferred job: of the next one). */
@@ -175,6 +183,9 @@ void pyl_worker_post_remote(struct pyl_worker *worker, struct pyl_job *job);
 
 /* Any thread: makes the current or next blocking wait return. */
 void pyl_worker_wake(struct pyl_worker *worker);
+
+/* Post in two halves: as notify below. */
+PYL_NODISCARD bool pyl_worker_queue_remote(struct pyl_worker *worker, struct pyl_job *job);
 
 /* The two halves of wake, for a caller that has something to do between them. True: the worker is
  * asleep, and this caller must call signal, once; until then it may sleep on. */

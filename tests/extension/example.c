@@ -18,6 +18,29 @@ enum { HOLD_MS = 10000 };
 /* How many states, arguments and lent blocks exist; 0 when nothing has leaked. */
 static _Atomic int live;
 
+/* ---- threads that Python does not know ---- */
+
+/* Its number, for join(). */
+static unsigned long long
+start_thread(void *(*run)(void *argument), void *argument)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, run, argument) != 0) {
+        abort();
+    }
+    return (unsigned long long)thread;
+}
+
+/* Waits for a byte from the descriptor; -1: there is nothing to wait for. */
+static void
+pass_gate(int gate)
+{
+    char byte;
+    if (gate >= 0 && read(gate, &byte, 1) != 1) {
+        abort();
+    }
+}
+
 /* ---- futures completed by a thread ---- */
 
 struct answer {
@@ -55,15 +78,11 @@ answer_make_nothing(void *argument)
     return NULL;
 }
 
-/* A thread that Python does not know. */
 static void *
 answer_thread(void *argument)
 {
     struct answer *answer = argument;
-    char byte;
-    if (answer->gate >= 0 && read(answer->gate, &byte, 1) != 1) {
-        abort();
-    }
+    pass_gate(answer->gate);
     int rc;
     PyObject *object = answer->object;
     switch (answer->kind) {
@@ -102,6 +121,21 @@ answer_thread(void *argument)
     return NULL;
 }
 
+/* With the promise of a new future, or NULL with an exception. */
+static struct answer *
+answer_new(int64_t value, PyObject **ret_future)
+{
+    struct answer *made = calloc(1, sizeof(*made));
+    *ret_future = made != NULL ? pyloop_future_new(&made->promise) : PyErr_NoMemory();
+    if (*ret_future == NULL) {
+        free(made);
+        return NULL;
+    }
+    live++;
+    made->value = value;
+    return made;
+}
+
 /* answer(kind, value, gate=-1, object=None): (future, number of the thread, to be joined). */
 static PyObject *
 answer(PyObject *module, PyObject *args)
@@ -113,25 +147,15 @@ answer(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "sL|iO", &kind, &value, &gate, &object)) {
         return NULL;
     }
-    struct answer *made = calloc(1, sizeof(*made));
+    PyObject *future;
+    struct answer *made = answer_new(value, &future);
     if (made == NULL) {
-        return PyErr_NoMemory();
-    }
-    PyObject *future = pyloop_future_new(&made->promise);
-    if (future == NULL) {
-        free(made);
         return NULL;
     }
-    live++;
     made->kind = kind[0];
-    made->value = value;
     made->gate = gate;
     made->object = Py_XNewRef(object);
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, answer_thread, made) != 0) {
-        abort();
-    }
-    return Py_BuildValue("NK", future, (unsigned long long)thread);
+    return Py_BuildValue("NK", future, start_thread(answer_thread, made));
 }
 
 /* Waits for a thread of answer()'s or run()'s. */
@@ -209,10 +233,7 @@ static void *
 script_thread(void *argument)
 {
     struct script *script = argument;
-    char byte;
-    if (script->gate >= 0 && read(script->gate, &byte, 1) != 1) {
-        abort();
-    }
+    pass_gate(script->gate);
     int rc = script->is_call
                  ? pyloop_port_call(script->port, script_call, script_drop, script)
                  : pyloop_coroutine_start(script->port, script_make, script_done, script);
@@ -248,11 +269,7 @@ run(PyObject *module, PyObject *args)
     script->on_done = Py_NewRef(on_done);
     script->is_call = Py_IsNone(on_done);
     script->gate = gate;
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, script_thread, script) != 0) {
-        abort();
-    }
-    return PyLong_FromUnsignedLongLong((unsigned long long)thread);
+    return PyLong_FromUnsignedLongLong(start_thread(script_thread, script));
 }
 
 /* ---- native tasks ---- */
@@ -328,6 +345,30 @@ sum_end(void *state)
     live--;
 }
 
+/* With nothing in it, or NULL with MemoryError. */
+static struct sum *
+sum_new(void)
+{
+    struct sum *sum = calloc(1, sizeof(*sum));
+    if (sum == NULL) {
+        (void)PyErr_NoMemory();
+        return NULL;
+    }
+    live++;
+    return sum;
+}
+
+/* Takes the sum in any case. */
+static PyObject *
+sum_start(struct sum *sum, pyloop_step *first)
+{
+    PyObject *future = pyloop_task_start(first, sum, sum_make, sum_end);
+    if (future == NULL) {
+        sum_end(sum);
+    }
+    return future;
+}
+
 /* add_up(n, pause_ns=0): the future of 1 + ... + n, with a wait after each. */
 static PyObject *
 add_up(PyObject *module, PyObject *args)
@@ -336,18 +377,13 @@ add_up(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "L|L", &count, &pause_ns)) {
         return NULL;
     }
-    struct sum *sum = calloc(1, sizeof(*sum));
+    struct sum *sum = sum_new();
     if (sum == NULL) {
-        return PyErr_NoMemory();
+        return NULL;
     }
     sum->left = count;
     sum->pause_ns = pause_ns;
-    live++;
-    PyObject *future = pyloop_task_start(sum_step, sum, sum_make, sum_end);
-    if (future == NULL) {
-        sum_end(sum);
-    }
-    return future;
+    return sum_start(sum, sum_step);
 }
 
 /* fill(fd, buffer): the future of how many bytes were received into the buffer, which is locked
@@ -360,21 +396,16 @@ fill(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "iO", &fd, &object)) {
         return NULL;
     }
-    struct sum *sum = calloc(1, sizeof(*sum));
+    struct sum *sum = sum_new();
     if (sum == NULL) {
-        return PyErr_NoMemory();
+        return NULL;
     }
     sum->fd = fd;
-    live++;
     if (PyObject_GetBuffer(object, &sum->buffer, PyBUF_WRITABLE) < 0) {
         sum_end(sum);
         return NULL;
     }
-    PyObject *future = pyloop_task_start(fill_step, sum, sum_make, sum_end);
-    if (future == NULL) {
-        sum_end(sum);
-    }
-    return future;
+    return sum_start(sum, fill_step);
 }
 
 /* hold(fd): the future of 1, when the descriptor became readable while a step did not return. */
@@ -385,17 +416,12 @@ hold(PyObject *module, PyObject *number)
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    struct sum *sum = calloc(1, sizeof(*sum));
+    struct sum *sum = sum_new();
     if (sum == NULL) {
-        return PyErr_NoMemory();
+        return NULL;
     }
     sum->fd = fd;
-    live++;
-    PyObject *future = pyloop_task_start(hold_step, sum, sum_make, sum_end);
-    if (future == NULL) {
-        sum_end(sum);
-    }
-    return future;
+    return sum_start(sum, hold_step);
 }
 
 /* ---- native tasks that wait for coroutines ---- */
@@ -540,14 +566,11 @@ later(PyObject *module, PyObject *args)
     if (runtime == NULL) {
         return NULL;
     }
-    struct answer *made = calloc(1, sizeof(*made));
-    PyObject *future = made != NULL ? pyloop_future_new(&made->promise) : PyErr_NoMemory();
-    if (future == NULL) {
-        free(made);
+    PyObject *future;
+    struct answer *made = answer_new(value, &future);
+    if (made == NULL) {
         return NULL;
     }
-    live++;
-    made->value = value;
     struct pyloop_timer *timer;
     int rc = pyloop_timer_start(runtime, delay_ns, fire, made, &timer);
     if (rc < 0) {

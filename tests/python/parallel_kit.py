@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import socket
+import sysconfig
 import threading
 
 import httpkit
 
 import pyloop
+
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def there(coro, number=0):

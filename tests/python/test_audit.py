@@ -49,18 +49,118 @@ def test_future_completed_from_another_thread(backend):
 
 
 @needs_monitoring
-def test_lock_of_two_loops(backend):
-    """Uncontended, asyncio's own check of the loop does not see it."""
-    found = run("""
-        lock = asyncio.Lock()
-        async def use_the_lock():
+@pytest.mark.parametrize("block", ["""
             async with lock:
                 pass
+    """, """
+            await lock.__aenter__()
+            await lock.__aexit__(None, None, None)
+    """], ids=["with", "calls"])  # CPython 3.14 shows the calls that `with` makes, as if they were written like this
+def test_lock_of_two_loops(backend, block):
+    """Uncontended, asyncio's own check of the loop does not see it."""
+    found = run(f"""
+        lock = asyncio.Lock()
+        async def use_the_lock():
+{block}
         pyloop.run(use_the_lock())
         in_thread(lambda: pyloop.run(use_the_lock()))
         """, backend)
     assert found.count("by another strand than its own") == 1, found
     assert "Lock.acquire()" in found
+    assert ", in use_the_lock" in found
+
+
+AWAITED_BY_TWO = """
+    waiting = 0
+
+    async def wait_for_it(future):
+        global waiting
+        waiting += 1
+        return await future
+
+    async def strand(future):
+        return await wait_for_it(future)
+
+    async def main():
+        future = asyncio.Future()
+        first = pyloop.spawn(strand(future), name="first")
+        second = pyloop.spawn(strand(future), name="second")
+        while waiting < 2:
+            await asyncio.sleep(0)
+        future.set_result(7)
+        assert [await first, await second] == [7, 7]
+    """
+
+
+def expect_two_awaits(found):
+    """One report, with the lines of both coroutines in both stacks."""
+    assert found.count("by another strand") == 1, found
+    assert "await of <Future pending" in found
+    first, _, now = found.partition("now used by")
+    for stack, name in ((first, "first"), (now, "second")):
+        assert f"<Strand {name}> in thread" in stack
+        assert stack.index(", in strand") < stack.index(", in wait_for_it"), found
+
+
+@needs_monitoring
+def test_future_of_asyncio_awaited_by_two_strands_of_one_worker(backend):
+    """It works by chance: with two workers asyncio refuses, or the wake-up is lost."""
+    expect_two_awaits(run(AWAITED_BY_TWO + """
+    pyloop.run(main(), parallel=True, workers=1)
+    """, backend))
+
+
+@needs_monitoring
+def test_future_awaited_by_tasks_of_asyncio(backend):
+    """What is awaited is seen whoever steps the coroutine."""
+    expect_two_awaits(run(AWAITED_BY_TWO + """
+    loop = pyloop.Loop(native_tasks=False)
+    loop.run_until_complete(main())
+    loop.close()
+    """, backend))
+
+
+@needs_monitoring
+@pytest.mark.parametrize("options", ["", "native_tasks=False", "parallel=True, workers=1"])
+def test_what_strands_share_by_right_may_be_awaited(backend, options):
+    """pyloop's futures, and what spawn() returns, though its coroutine uses it, too."""
+    found = run(f"""
+        import contextlib
+
+        events = []
+
+        @contextlib.contextmanager
+        def lent():
+            yield events[0]  # a generator that awaits nothing
+
+        async def use_own_task():
+            async with asyncio.timeout(10):
+                await asyncio.sleep(0)
+            asyncio.current_task().get_coro()
+            with lent():
+                return 1
+
+        async def wait_for(future):
+            return await future
+
+        async def main(is_native):
+            events.append(asyncio.Event())
+            spawned = pyloop.spawn(use_own_task())
+            assert await spawned + spawned.result() == 2
+            with lent():
+                pass
+            if is_native:
+                future = asyncio.get_running_loop().create_future()
+                waiting = [pyloop.spawn(wait_for(future)) for _ in range(2)]
+                await asyncio.sleep(0)
+                future.set_result(3)
+                assert [await one for one in waiting] == [3, 3]
+
+        loop = pyloop.Loop({options})
+        loop.run_until_complete(main({"native_tasks=False" not in options}))
+        loop.close()
+        """, backend)
+    assert found == ""
 
 
 @needs_monitoring

@@ -297,14 +297,15 @@ def test_every_case_name_is_understood():
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["protocol/4", "http/4", "unix/4"])
+@pytest.mark.parametrize("case", ["protocol/4", "http/4", "unix/4", "protocol/10KiB/2"])
 def test_servers_of_a_sweep_take_turns(case):
     plan = common.Plan(pairs=1, quick=True)
     samples = list(sweep.alternate(plan, case, ["pyloop-epoll", "pyloop-auto"]))
     order = [(sample.round, sample.variant.removeprefix("pyloop-")) for sample in samples]
     assert order == [(0, "epoll"), (0, "auto"), (1, "auto"), (1, "epoll")]
     assert all(sample.metrics["messages_per_s"] > 0 for sample in samples)
-    assert all(sample.metrics["bytes"] == 1024 for sample in samples) or case == "http/4"
+    size = {"http/4": None, "protocol/10KiB/2": 10240}.get(case, 1024)
+    assert size is None or all(sample.metrics["bytes"] == size for sample in samples)
 
 
 def test_other_loops_take_part_in_a_sweep_by_name_and_not_in_http():
@@ -318,7 +319,27 @@ def test_other_loops_take_part_in_a_sweep_by_name_and_not_in_http():
     with pytest.raises(common.BenchError, match="nothing to measure"):
         sweep.cases_of(common.Plan(variants=["asyncio"], cases=["http/4"]))
     with pytest.raises(common.BenchError, match="unknown case"):
-        sweep.cases_of(common.Plan(cases=["websockets/4"]))
+        sweep.cases_of(common.Plan(cases=["other/4"]))
+
+
+def test_cases_of_a_sweep_may_name_a_size():
+    assert sweep.parse("protocol/64") == ("protocol", 1024, 64)
+    assert sweep.parse("streams/100KiB/64") == ("streams", 102400, 64)
+    for case in ("http/1KiB/4", "websockets/1KiB/4", "protocol/0KiB/4", "protocol/4/4", "protocol/0"):
+        with pytest.raises(common.BenchError, match="unknown case"):
+            sweep.parse(case)
+    assert sweep.baseline_of(common.Plan()) == "pyloop-epoll"
+    assert sweep.baseline_of(common.Plan(variants=["uvloop", "pyloop-epoll"])) == "uvloop"
+
+
+def test_a_suite_of_all_takes_the_variants_it_has():
+    known, works = ("a", "b"), lambda name, python: None
+    plan = common.Plan(variants=["b", "other"], is_part=True)
+    assert common.chosen(plan, known, "a", works) == ["b"]
+    with pytest.raises(common.NothingToMeasure, match="none of other"):
+        common.chosen(common.Plan(variants=["other"], is_part=True), known, "a", works)
+    with pytest.raises(common.BenchError, match="unknown variant 'other'"):
+        common.chosen(common.Plan(variants=["b", "other"]), known, "a", works)
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded interpreter")

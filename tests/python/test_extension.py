@@ -3,10 +3,8 @@
 import asyncio
 import errno
 import gc
-import importlib.util
 import os
 import pathlib
-import shlex
 import shutil
 import socket
 import subprocess
@@ -17,41 +15,23 @@ import textwrap
 import pytest
 
 import pyloop
+from extension_kit import FOLDER, compile_extension, load, needs_compiler
 from parallel_kit import parallel_runner, there
 
-SOURCE = pathlib.Path(__file__).parent.parent / "extension" / "example.c"
-COMPILER = shlex.split(os.environ.get("CC", "cc"))
+SOURCE = FOLDER / "example.c"
 TIMEOUT = 20
 
-pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C compiler")
-
-
-def compile_extension(folder, source=SOURCE, name="pyloop_example", options=()):
-    target = folder / (name + sysconfig.get_config_var("EXT_SUFFIX"))
-    flags = ["-shared", "-fPIC", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
-             "-Wno-missing-field-initializers", "-pthread"]
-    if sys.platform == "darwin":
-        flags += ["-undefined", "dynamic_lookup"]
-    subprocess.run([*COMPILER, *flags, *options, "-I", pyloop.get_include(), "-isystem",
-                    sysconfig.get_path("include"), "-o", target, source], check=True)
-    return target
-
-
-def load(path, name="pyloop_example"):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    return compile_extension(tmp_path_factory.mktemp("extension"))
+    return compile_extension(tmp_path_factory.mktemp("extension"), SOURCE, "pyloop_example")
 
 
 @pytest.fixture(scope="session")
 def loaded(built):
-    return load(built)
+    return load(built, "pyloop_example")
 
 
 @pytest.fixture
@@ -105,9 +85,9 @@ def test_refuses_another_version(tmp_path, option):
         header = header.replace("_C_API", option.partition("=")[2])
         option = "-DNOTHING"
     source.write_text(header + SOURCE.read_text().replace("#include <pyloop/python.h>", ""))
-    path = compile_extension(tmp_path, source, options=[option])
+    path = compile_extension(tmp_path, source, "pyloop_example", options=[option])
     with pytest.raises(ImportError, match="C interface"):
-        load(path)
+        load(path, "pyloop_example")
 
 
 def test_headers_are_whole_and_cpp_may_use_them(tmp_path):

@@ -1,7 +1,6 @@
 """Parallel mode: futures, tasks and calls from one view to another."""
 
 import asyncio
-import sys
 import threading
 
 import parallel_kit
@@ -267,8 +266,6 @@ def test_all_tasks_are_those_of_the_view(run):
         homes, seen = {asyncio.current_task(): threading.get_ident()}, {}
 
         async def strand():
-            if sys.version_info >= (3, 14):
-                await asyncio.sleep(0)  # from here on the set has a strand's task
             assert asyncio.current_task() in asyncio.all_tasks()
             homes[asyncio.current_task()] = threading.get_ident()
             if len(homes) == 1 + STRANDS:

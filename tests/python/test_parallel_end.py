@@ -232,6 +232,48 @@ def test_a_forked_child_has_no_loop():
     assert done.stdout.splitlines()[-1] == "[7, 7, 7, 7]"
 
 
+@pytest.mark.skipif(os.environ.get("PYLOOP_SANITIZED") == "1" or not parallel_kit.HAS_GIL,
+                    reason="see above; without a GIL the child may find any lock held")
+@pytest.mark.parametrize(("lane", "status"), [(0, 7), (1, 0)])
+def test_a_forked_child_waits_for_nobody(lane, status):
+    """In the child only one lane has a thread; to the others it would pass the GIL for ever."""
+    in_a_process(f"""
+        import asyncio, os, pyloop, signal, time
+        is_over = False
+        async def circulate():
+            while not is_over:
+                await asyncio.sleep(0)
+        async def fork():
+            for _ in range(5):
+                end = time.monotonic() + 0.001  # the others get into the line
+                while time.monotonic() < end:
+                    pass
+                pid = os.fork()
+                if pid == 0:
+                    signal.alarm(30)
+                    return  # run() raises RuntimeError, or the thread of the lane ends
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == {status}
+                await asyncio.sleep(0.001)
+        async def main():
+            global is_over
+            first = asyncio.get_running_loop()
+            works = [circulate(), circulate(), circulate()]
+            works[{lane}].close()
+            works[{lane}] = fork()
+            here, *there = works
+            running = [asyncio.create_task(here)]
+            running += [asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, view))
+                        for work, view in zip(there, first._other_views)]
+            await running[{lane}]
+            is_over = True
+            await asyncio.gather(*running)
+        try:
+            pyloop.run(main(), parallel=True, workers=3)
+        except RuntimeError:
+            os._exit(7)
+    """)
+
+
 def test_ctrl_c_ends_everything():
     done = in_a_process("""
         import asyncio, os, pyloop, signal

@@ -535,11 +535,20 @@ Test(task, messages_arrive_in_order)
 /* ---- outside ---- */
 
 static sem_t waits;
+static sem_t told;
+
+static void
+await(sem_t *event)
+{
+    while (sem_wait(event) < 0) {
+    }
+}
 
 static void
 leave_wait(struct pyl_task *task)
 {
     PYL_CONTAINER_OF(task, struct probe, task)->number++;
+    sem_post(&told);
 }
 
 static void
@@ -564,10 +573,10 @@ static void
 start_wait_outside(void)
 {
     cr_assert_eq(sem_init(&waits, 0, 0), 0);
+    cr_assert_eq(sem_init(&told, 0, 0), 0);
     pyl_task_ref(&probe.task);
-    cr_assert_eq(pyl_task_spawn(&runtime, &probe.task, wait_outside), 0);
-    while (sem_wait(&waits) < 0) {
-    }
+    cr_assert_eq(pyl_task_spawn_on(&runtime, 0, &probe.task, wait_outside), 0);
+    await(&waits);
 }
 
 /* Goal: another thread ends the wait, also after a cancellation that did not. */
@@ -593,4 +602,29 @@ Test(task, wait_for_outside_is_cancelled)
     await_release();
     cr_assert_eq(probe.number, 1);
     cr_assert_eq(probe.results[1], -ECANCELED);
+}
+
+static void
+wait_for_nobody(struct pyl_task *task, int64_t result)
+{
+    pyl_task_wait_message(task, finish);
+    sem_post(&waits);
+}
+
+/* Goal: one that was told of its cancellation is not told again when the runtime ends. */
+Test(task, wait_for_outside_is_told_once)
+{
+    start_wait_outside();
+    cr_assert_eq(pyl_task_spawn_on(&runtime, 0, &other.task, wait_for_nobody), 0);
+    await(&waits);
+    pyl_task_cancel(&probe.task);
+    await(&told);
+    pyl_runtime_stop(&runtime);
+    await_release(); /* of the other one: their worker has told both of the end */
+    cr_assert_eq(other.results[0], -ECANCELED);
+    pyl_task_end_wait(&probe.task, 42);
+    pyl_task_unref(&probe.task);
+    await_release();
+    cr_assert_eq(probe.number, 1);
+    cr_assert_eq(probe.results[1], 42);
 }

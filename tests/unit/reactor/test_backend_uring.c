@@ -228,6 +228,54 @@ Test(backend_uring, starved_receivers_all_finish)
     finish();
 }
 
+static void
+exchange(int count, uint8_t *next)
+{
+    uint64_t expected[PAIRS];
+    for (int i = 0; i < count; i++) {
+        expected[i] = receivers[i].bytes + 10;
+        write_pattern(i, 10, &next[i]);
+    }
+    for (int i = 0; i < count; i++) {
+        while (receivers[i].bytes < expected[i]) {
+            turn(PYL_NS_PER_S);
+        }
+    }
+}
+
+/* Goal: as many buffers as there are messages at once, so that none has to wait for one; and no
+ * more than needed when the crowd has gone. Nothing is lost on the way, in a trim begun anew by
+ * another crowd either. */
+Test(backend_uring, buffers_become_as_many_as_needed)
+{
+    enum { FEW = 4, QUIET_ROUNDS = 8 * 1024 };
+    uint8_t next[PAIRS] = {0};
+    start(&(struct pyl_reactor_options){.buffer_count = FEW, .buffer_size = 64});
+    const struct pyl_uring_buffers *buffers = &pyl_uring_of(&reactor)->buffers;
+    start_receivers(PAIRS);
+    for (int crowd = 0; crowd < 3; crowd++) {
+        for (int i = 0; i < 10; i++) {
+            exchange(PAIRS, next);
+        }
+        uint64_t starvations = atomic_load(&reactor.stats.starvations);
+        cr_assert_gt(starvations, 0);
+        exchange(PAIRS, next);
+        if (!PYL_TINY_LIMITS) {
+            cr_assert_eq(atomic_load(&reactor.stats.starvations), starvations);
+            cr_assert_gt(buffers->count, FEW); /* a kernel may complete 20 at a time only */
+        }
+        for (int i = 0; i < QUIET_ROUNDS && (crowd > 0 || buffers->keep == buffers->count); i++) {
+            exchange(1, next);
+        }
+        if (crowd == 0) {
+            cr_assert_lt(buffers->keep, buffers->count); /* the next crowd comes in the middle */
+        } else {
+            cr_assert_eq(buffers->count, FEW);
+        }
+    }
+    finish();
+}
+
 /* Goal: a ring and an event array smaller than the number of ops lose nothing. */
 Test(backend_uring, tiny_ring)
 {

@@ -88,6 +88,19 @@ Test(lane, own_strands_run_here)
     cr_assert_eq(count_runs(0), 3);
 }
 
+/* Goal: in a timed turn each strand counts as a callback, though one job begins them all. */
+Test(lane, strands_are_timed_one_by_one)
+{
+    for (int i = 1; i < PYL_SAMPLE_TURNS; i++) {
+        fixture_turn_lane(first);
+    }
+    spawn_range(first, 0, 5);
+    fixture_turn_lane(first);
+    cr_assert_eq(count_runs(0), 5);
+    cr_assert_eq(atomic_load(&first->worker.sample.callbacks.buckets[0]), 5);
+    cr_assert_eq(atomic_load(&first->worker.stats.jobs), 1);
+}
+
 /* Goal: a strand from outside is found by whichever lane looks. */
 Test(lane, outside_strand_is_taken_from_injector)
 {
