@@ -4,6 +4,8 @@
  */
 #include "python/future.h"
 
+#include "python/instance_dict.h"
+
 static int
 refuse_delete(PyObject *value)
 {
@@ -93,6 +95,17 @@ get_callbacks(PyObject *op, void *unused)
     struct pyl_future *future = pyl_future_cast(op);
     return pyl_future_ensure_init(future) < 0 ? NULL : pyl_future_list_callbacks(future);
 }
+
+#if PYL_SHARES_EMPTY_DICT
+static PyObject *
+get_dict(PyObject *op, void *closure)
+{
+    struct pyl_future *future = pyl_future_cast(op);
+    return pyl_instance_dict_get(future->state, &future->dict, op, closure);
+}
+#else
+#define get_dict PyObject_GenericGetDict
+#endif
 
 /* Attributes that are a plain object or None; the closure is the offset of the field. */
 static PyObject *
@@ -188,6 +201,6 @@ PyGetSetDef pyl_future_attributes[] = {
     {"_source_traceback", get_rare, NULL, NULL, RARE(PYL_FUTURE_SOURCE_TRACEBACK)},
     {"_cancel_message", get_rare, set_cancel_message, NULL, RARE(PYL_FUTURE_CANCEL_MESSAGE)},
     {"_asyncio_awaited_by", get_awaited_by},
-    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict},
+    {"__dict__", get_dict, PyObject_GenericSetDict},
     {NULL},
 };

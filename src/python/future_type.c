@@ -7,6 +7,7 @@
 #include "python/future.h"
 
 #include "base/check.h"
+#include "python/instance_dict.h"
 #include "python/keywords.h"
 
 #include <string.h>
@@ -42,6 +43,7 @@ pyl_future_alloc(struct pyl_state *state, PyTypeObject *type)
         PyObject_GC_Track(object);
     }
     pyl_future_cast(object)->state = state;
+    pyl_future_cast(object)->dict = pyl_instance_dict_new(state);
     return pyl_future_cast(object);
 }
 
@@ -561,6 +563,15 @@ static PyMethodDef future_methods[] = {
     {NULL},
 };
 
+#if PYL_SHARES_EMPTY_DICT
+static int
+future_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    struct pyl_future *future = pyl_future_cast(op);
+    return pyl_instance_dict_set_attribute(future->state, &future->dict, op, name, value);
+}
+#endif
+
 static PyMemberDef future_members[] = {
     {"__dictoffset__", Py_T_PYSSIZET, offsetof(struct pyl_future, dict), Py_READONLY},
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct pyl_future, weakrefs), Py_READONLY},
@@ -586,6 +597,9 @@ static PyType_Slot future_slots[] = {
     {Py_tp_repr, future_repr},
     {Py_tp_methods, future_methods},
     {Py_tp_members, future_members},
+#if PYL_SHARES_EMPTY_DICT
+    {Py_tp_setattro, future_setattro},
+#endif
     {Py_tp_getset, pyl_future_attributes},
     {Py_tp_iter, pyl_future_iter},
     {Py_tp_iternext, pyl_future_next},

@@ -144,7 +144,8 @@ state_init(struct pyl_state *state)
     PYL_IMPORTS(PYL_IMPORT_INIT)
 #undef PYL_IMPORT_INIT
     state->debug_names = Py_BuildValue("(s)", "debug");
-    return state->debug_names != NULL ? 0 : -1;
+    state->empty_dict = PyDict_New();
+    return state->debug_names != NULL && state->empty_dict != NULL ? 0 : -1;
 }
 
 static int
@@ -194,6 +195,7 @@ module_clear(PyObject *module)
     PYL_IMPORTS(PYL_CLEAR_IMPORT)
 #undef PYL_CLEAR_IMPORT
     Py_CLEAR(state->debug_names);
+    Py_CLEAR(state->empty_dict);
     return 0;
 }
 

@@ -217,6 +217,7 @@ struct pyl_state {
 #undef PYL_IMPORT_FIELD
 
     PyObject *debug_names; /* ('debug',): the keyword of a vectorcall */
+    PyObject *empty_dict;  /* of instances without attributes: instance_dict.h */
 
     struct pyl_job_kind job_kinds[PYL_JOB_KINDS_MAX]; /* written while the module is executed */
     int job_kind_count;

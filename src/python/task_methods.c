@@ -3,6 +3,7 @@
  */
 #include "python/crossing.h"
 
+#include "python/instance_dict.h"
 #include "python/keywords.h"
 #include "python/views.h"
 
@@ -15,7 +16,8 @@ static int
 cancel_object(struct pyl_state *state, PyObject *object, PyObject *message)
 {
     /* An instance with a __dict__ may have a cancel() of its own there. */
-    if (pyl_future_is_exact(state, object) && pyl_future_cast(object)->dict == NULL) {
+    if (pyl_future_is_exact(state, object) &&
+        !pyl_instance_dict_is_used(state, pyl_future_cast(object)->dict)) {
         struct pyl_future *future = pyl_future_cast(object);
         if (!future->is_task) {
             return pyl_future_finish_cancelled(future, message);

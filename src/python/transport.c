@@ -6,6 +6,7 @@
 #include "python/transport.h"
 
 #include "io/sockaddr.h"
+#include "python/instance_dict.h"
 #include "python/reader.h"
 
 #include <string.h>
@@ -239,6 +240,7 @@ pyl_transport_open(struct pyl_loop *loop, int fd, PyObject *sock,
         return NULL;
     }
     transport->state = loop->state;
+    transport->dict = pyl_instance_dict_new(loop->state);
     transport->loop = (struct pyl_loop *)Py_NewRef((PyObject *)loop);
     transport->stream.fd = fd;
     transport->is_lost = true;

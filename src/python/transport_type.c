@@ -7,6 +7,8 @@
  */
 #include "python/transport.h"
 
+#include "python/instance_dict.h"
+
 /* transport.h says why. */
 _Static_assert(PYL_FREE_THREADED || sizeof(void *) != 8 || sizeof(struct pyl_transport) <= 448,
                "a connection grew beyond its size class");
@@ -371,8 +373,26 @@ get_flag(PyObject *self, void *closure)
         name, get_flag, NULL, NULL, (void *)offsetof(struct pyl_transport, field) \
     }
 
+#if PYL_SHARES_EMPTY_DICT
+static PyObject *
+get_dict(PyObject *self, void *closure)
+{
+    struct pyl_transport *transport = (struct pyl_transport *)self;
+    return pyl_instance_dict_get(transport->state, &transport->dict, self, closure);
+}
+
+static int
+transport_setattro(PyObject *self, PyObject *name, PyObject *value)
+{
+    struct pyl_transport *transport = (struct pyl_transport *)self;
+    return pyl_instance_dict_set_attribute(transport->state, &transport->dict, self, name, value);
+}
+#else
+#define get_dict PyObject_GenericGetDict
+#endif
+
 static PyGetSetDef transport_getset[] = {
-    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"__dict__", get_dict, PyObject_GenericSetDict, NULL, NULL},
     {"_loop", get_loop, NULL, NULL, NULL},
     {"_protocol", get_protocol, NULL, NULL, NULL},
     {"_server", get_server, NULL, NULL, NULL},
@@ -431,6 +451,9 @@ static PyType_Slot transport_slots[] = {
     {Py_tp_repr, transport_repr},
     {Py_tp_methods, transport_methods},
     {Py_tp_members, transport_members},
+#if PYL_SHARES_EMPTY_DICT
+    {Py_tp_setattro, transport_setattro},
+#endif
     {Py_tp_getset, transport_getset},
     {0, NULL},
 };

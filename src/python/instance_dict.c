@@ -1,0 +1,36 @@
+/*
+ * instance_dict.c - giving up the shared empty __dict__, on CPython 3.11.
+ */
+#include "python/instance_dict.h"
+
+#if PYL_SHARES_EMPTY_DICT
+
+static void
+give_up(struct pyl_state *state, PyObject **slot)
+{
+    if (*slot == state->empty_dict) {
+        Py_CLEAR(*slot);
+    }
+}
+
+/* Attributes of the type leave the instance without a dict, which then has the shared one again. */
+int
+pyl_instance_dict_set_attribute(struct pyl_state *state, PyObject **slot, PyObject *self,
+                                PyObject *name, PyObject *value)
+{
+    give_up(state, slot);
+    int status = PyObject_GenericSetAttr(self, name, value);
+    if (*slot == NULL) {
+        *slot = Py_NewRef(state->empty_dict);
+    }
+    return status;
+}
+
+PyObject *
+pyl_instance_dict_get(struct pyl_state *state, PyObject **slot, PyObject *self, void *closure)
+{
+    give_up(state, slot);
+    return PyObject_GenericGetDict(self, closure);
+}
+
+#endif
