@@ -35,6 +35,10 @@ pyl_bytes_reset(PyObject *bytes, size_t size)
 }
 #pragma GCC diagnostic pop
 
+/* Does the interpreter look into an instance's __dict__ to find a method as long as there is none?
+ * See instance_dict.h. */
+#define PYL_SHARES_EMPTY_DICT (PY_VERSION_HEX < 0x030C0000)
+
 /* asyncio's Server: _attach(transport) and _detach(transport) since 3.13, without an argument
  * before. */
 #define PYL_SERVER_KNOWS_TRANSPORTS (PY_VERSION_HEX >= 0x030D0000)

@@ -96,16 +96,12 @@ get_callbacks(PyObject *op, void *unused)
     return pyl_future_ensure_init(future) < 0 ? NULL : pyl_future_list_callbacks(future);
 }
 
-#if PYL_SHARES_EMPTY_DICT
 static PyObject *
 get_dict(PyObject *op, void *closure)
 {
     struct pyl_future *future = pyl_future_cast(op);
     return pyl_instance_dict_get(future->state, &future->dict, op, closure);
 }
-#else
-#define get_dict PyObject_GenericGetDict
-#endif
 
 /* Attributes that are a plain object or None; the closure is the offset of the field. */
 static PyObject *

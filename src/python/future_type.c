@@ -563,14 +563,12 @@ static PyMethodDef future_methods[] = {
     {NULL},
 };
 
-#if PYL_SHARES_EMPTY_DICT
 static int
 future_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     struct pyl_future *future = pyl_future_cast(op);
     return pyl_instance_dict_set_attribute(future->state, &future->dict, op, name, value);
 }
-#endif
 
 static PyMemberDef future_members[] = {
     {"__dictoffset__", Py_T_PYSSIZET, offsetof(struct pyl_future, dict), Py_READONLY},
@@ -597,14 +595,12 @@ static PyType_Slot future_slots[] = {
     {Py_tp_repr, future_repr},
     {Py_tp_methods, future_methods},
     {Py_tp_members, future_members},
-#if PYL_SHARES_EMPTY_DICT
-    {Py_tp_setattro, future_setattro},
-#endif
     {Py_tp_getset, pyl_future_attributes},
     {Py_tp_iter, pyl_future_iter},
     {Py_tp_iternext, pyl_future_next},
     {Py_am_await, pyl_future_await},
     {Py_am_send, pyl_future_send},
+    {PYL_INSTANCE_DICT_SETATTRO, future_setattro},
     {0, NULL},
 };
 

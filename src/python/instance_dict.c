@@ -3,12 +3,10 @@
  */
 #include "python/instance_dict.h"
 
-#if PYL_SHARES_EMPTY_DICT
-
 static void
 give_up(struct pyl_state *state, PyObject **slot)
 {
-    if (*slot == state->empty_dict) {
+    if (PYL_SHARES_EMPTY_DICT && *slot == state->empty_dict) {
         Py_CLEAR(*slot);
     }
 }
@@ -21,7 +19,7 @@ pyl_instance_dict_set_attribute(struct pyl_state *state, PyObject **slot, PyObje
     give_up(state, slot);
     int status = PyObject_GenericSetAttr(self, name, value);
     if (*slot == NULL) {
-        *slot = Py_NewRef(state->empty_dict);
+        *slot = pyl_instance_dict_new(state);
     }
     return status;
 }
@@ -32,5 +30,3 @@ pyl_instance_dict_get(struct pyl_state *state, PyObject **slot, PyObject *self, 
     give_up(state, slot);
     return PyObject_GenericGetDict(self, closure);
 }
-
-#endif

@@ -13,8 +13,6 @@
 
 #include "python/module.h"
 
-#define PYL_SHARES_EMPTY_DICT (PY_VERSION_HEX < 0x030C0000)
-
 /* What a new instance begins with: a new reference or NULL. */
 static inline PyObject *
 pyl_instance_dict_new(struct pyl_state *state)
@@ -29,12 +27,13 @@ pyl_instance_dict_is_used(const struct pyl_state *state, const PyObject *dict)
     return dict != NULL && dict != state->empty_dict;
 }
 
-#if PYL_SHARES_EMPTY_DICT
+/* The slot is the last of a type's, so that it can be left out where no dict is shared. */
+#define PYL_INSTANCE_DICT_SETATTRO (PYL_SHARES_EMPTY_DICT ? Py_tp_setattro : 0)
+
 /* tp_setattro and the getter of __dict__ of an instance whose dict is in *slot. */
 int pyl_instance_dict_set_attribute(struct pyl_state *state, PyObject **slot, PyObject *self,
                                     PyObject *name, PyObject *value);
 PyObject *pyl_instance_dict_get(struct pyl_state *state, PyObject **slot, PyObject *self,
                                 void *closure);
-#endif
 
 #endif

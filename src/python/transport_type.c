@@ -373,7 +373,6 @@ get_flag(PyObject *self, void *closure)
         name, get_flag, NULL, NULL, (void *)offsetof(struct pyl_transport, field) \
     }
 
-#if PYL_SHARES_EMPTY_DICT
 static PyObject *
 get_dict(PyObject *self, void *closure)
 {
@@ -387,9 +386,6 @@ transport_setattro(PyObject *self, PyObject *name, PyObject *value)
     struct pyl_transport *transport = (struct pyl_transport *)self;
     return pyl_instance_dict_set_attribute(transport->state, &transport->dict, self, name, value);
 }
-#else
-#define get_dict PyObject_GenericGetDict
-#endif
 
 static PyGetSetDef transport_getset[] = {
     {"__dict__", get_dict, PyObject_GenericSetDict, NULL, NULL},
@@ -451,10 +447,8 @@ static PyType_Slot transport_slots[] = {
     {Py_tp_repr, transport_repr},
     {Py_tp_methods, transport_methods},
     {Py_tp_members, transport_members},
-#if PYL_SHARES_EMPTY_DICT
-    {Py_tp_setattro, transport_setattro},
-#endif
     {Py_tp_getset, transport_getset},
+    {PYL_INSTANCE_DICT_SETATTRO, transport_setattro},
     {0, NULL},
 };
 
