@@ -353,10 +353,22 @@ run_jobs(struct pyl_worker *worker, size_t count)
     return worker->sample.is_open ? run_timed(worker, count) : run_awaiting(worker, count);
 }
 
+/* Not less than the events had, or jobs would be made faster than they are run. But the clock says
+ * how long the events took, not what they did: the thread may have been without a core. So no more
+ * than a budget for each job that they made. */
+static int64_t
+jobs_time_ns(const struct pyl_worker *worker, int64_t events_ns, size_t made_count)
+{
+    int64_t budget_ns = worker->jobs_budget_ns;
+    int64_t made_ns = (int64_t)made_count * budget_ns;
+    int64_t needed_ns = made_ns < events_ns ? made_ns : events_ns;
+    return budget_ns > needed_ns ? budget_ns : needed_ns;
+}
+
 /* Only the jobs that are ready now: what they post belongs to the next turn, after the reactor.
- * has_events: there were some in this turn; else the thread may have been without a core. */
+ * made_count: so many of them the events of this turn made. */
 static void
-run_ready(struct pyl_worker *worker, bool has_events)
+run_ready(struct pyl_worker *worker, size_t made_count)
 {
     size_t left = worker->ready.count;
     if (worker->jobs_budget_ns == 0 || left <= PYL_WORKER_JOBS_STRIDE) {
@@ -364,10 +376,7 @@ run_ready(struct pyl_worker *worker, bool has_events)
         return;
     }
     int64_t now_ns = pyl_reactor_now_ns(&worker->reactor);
-    int64_t events_ns = has_events ? now_ns - worker->now_ns : 0;
-    /* Not less than the events had, or jobs would be made faster than they are run. */
-    int64_t budget_ns = worker->jobs_budget_ns > events_ns ? worker->jobs_budget_ns : events_ns;
-    int64_t end_ns = now_ns + budget_ns;
+    int64_t end_ns = now_ns + jobs_time_ns(worker, now_ns - worker->now_ns, made_count);
     size_t stride = 1;
     while (now_ns < end_ns || worker->is_turn_whole) {
         size_t count = left < stride ? left : stride;
@@ -398,19 +407,33 @@ pyl_worker_flush_deferred(struct pyl_worker *worker)
     }
 }
 
+/* Returns how many jobs the events made. after_each: called after each event, or NULL. */
+static inline size_t
+dispatch(struct pyl_worker *worker, void (*after_each)(struct pyl_reactor *reactor))
+{
+    if (worker->is_interrupted || !pyl_reactor_has_events(&worker->reactor)) {
+        return 0;
+    }
+    size_t before_count = worker->ready.count;
+    worker->is_dispatching = true;
+    if (after_each == NULL) {
+        pyl_reactor_dispatch(&worker->reactor);
+    } else {
+        pyl_reactor_dispatch_watched(&worker->reactor, after_each);
+    }
+    worker->is_dispatching = false;
+    /* An event may also have taken jobs out of the queue. */
+    return worker->ready.count > before_count ? worker->ready.count - before_count : 0;
+}
+
 /* All of a turn after its wait. */
 static inline void
 run_phases(struct pyl_worker *worker)
 {
     collect_timers(worker);
-    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
-    if (has_events) {
-        worker->is_dispatching = true;
-        pyl_reactor_dispatch(&worker->reactor);
-        worker->is_dispatching = false;
-    }
+    size_t made_count = dispatch(worker, NULL);
     if (worker->ready.count > 0) {
-        run_ready(worker, has_events);
+        run_ready(worker, made_count);
     }
     if (worker->deferred.count > 0) {
         pyl_worker_flush_deferred(worker);
@@ -427,14 +450,9 @@ run_timed_phases(struct pyl_worker *worker)
     /* To find many due timers takes long, and is no callback's time. */
     bool are_due = worker->ready.count != ready_count;
     sample->last_ns = are_due ? pyl_reactor_now_ns(&worker->reactor) : worker->now_ns;
-    bool has_events = !worker->is_interrupted && pyl_reactor_has_events(&worker->reactor);
-    if (has_events) {
-        worker->is_dispatching = true;
-        pyl_reactor_dispatch_watched(&worker->reactor, on_delivered);
-        worker->is_dispatching = false;
-    }
+    size_t made_count = dispatch(worker, on_delivered);
     if (worker->ready.count > 0) {
-        run_ready(worker, has_events);
+        run_ready(worker, made_count);
     }
     bool are_deferred = worker->deferred.count > 0;
     if (are_deferred) {

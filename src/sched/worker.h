@@ -61,8 +61,9 @@ struct pyl_worker {
     struct pyl_job_queue deferred; /* run at the end of the turn: write flushes, clean-up */
     struct pyl_worker_hooks hooks;
     int64_t now_ns; /* read once per turn */
-    /* A job phase ends after this long (or as long as the events before it took, if that is more);
-     * what is left stays in order. 0: it runs all that were ready when it began. */
+    /* A job phase ends after this long, or as long as the events before it took, if that is more
+     * and they made jobs: for each no more than this. What is left stays in order. 0: it runs all
+     * that were ready when it began. */
     int64_t jobs_budget_ns;
     bool is_initialized;
     bool is_interrupted; /* pyl_worker_interrupt() was called in this turn */

@@ -354,9 +354,9 @@ post_slow_jobs(int64_t duration_ns)
     }
 }
 
-/* They post themselves for ever: the test drops them. */
+/* Slow ones post themselves for ever: the test drops them. */
 static void
-drop_slow_jobs(void)
+drop_jobs(void)
 {
     while (pyl_job_queue_pop(&first->worker.ready) != NULL) {
     }
@@ -374,7 +374,7 @@ Test(lane, jobs_have_time_limit)
         cr_assert_eq(slow_trace[i], i % JOBS);
     }
     cr_assert_eq(atomic_load(&first->worker.stats.turns_cut), 8);
-    drop_slow_jobs();
+    drop_jobs();
 }
 
 /* Goal: where a job takes as long as a turn may, the clock is read after each. */
@@ -385,7 +385,30 @@ Test(lane, slow_jobs_run_one_a_turn)
         fixture_turn_lane(first);
         cr_assert_eq(slow_count, turn);
     }
-    drop_slow_jobs();
+    drop_jobs();
+}
+
+static struct pyl_job quick_jobs[1024];
+static int quick_count;
+
+static void
+run_quick_job(struct pyl_job *job)
+{
+    quick_count++;
+    fixture_pass(&runtime, PYL_LANE_JOBS_NS / 640);
+}
+
+/* Goal: between two readings of the clock there are many quick jobs, but no more than a stride. */
+Test(lane, quick_jobs_have_time_limit)
+{
+    for (int i = 0; i < 1024; i++) {
+        quick_jobs[i].run = run_quick_job;
+        pyl_worker_post(&first->worker, &quick_jobs[i]);
+    }
+    fixture_turn_lane(first);
+    cr_assert_geq(quick_count, 640);
+    cr_assert_leq(quick_count, 640 + PYL_WORKER_JOBS_STRIDE);
+    drop_jobs();
 }
 
 /* Goal: a turn ends with what was ready when it began, also where time is left. */
@@ -395,7 +418,7 @@ Test(lane, jobs_that_jobs_post_wait_for_next_turn)
     fixture_turn_lane(first);
     cr_assert_eq(slow_count, JOBS);
     cr_assert_eq(atomic_load(&first->worker.stats.turns_cut), 0);
-    drop_slow_jobs();
+    drop_jobs();
 }
 
 /* Goal: when the owner stops, what was ready at the beginning of the turn still runs. */
@@ -407,26 +430,72 @@ Test(lane, last_turn_has_no_time_limit)
     cr_assert_eq(slow_count, PYL_WORKER_JOBS_STRIDE);
     fixture_turn_lane(first);
     cr_assert_eq(slow_count, PYL_WORKER_JOBS_STRIDE + JOBS);
-    drop_slow_jobs();
+    drop_jobs();
+}
+
+/* Takes as long as three turns of jobs, and makes jobs. */
+struct slow_event {
+    struct pyl_op op;
+    struct pyl_job jobs[4];
+    int job_count;
+};
+
+static void
+run_nothing(struct pyl_job *job)
+{
 }
 
 static void
 on_slow_event(struct pyl_op *op, const struct pyl_event *event)
 {
+    struct slow_event *slow = PYL_CONTAINER_OF(op, struct slow_event, op);
     fixture_pass(&runtime, 3 * PYL_LANE_JOBS_NS);
+    for (int i = 0; i < slow->job_count; i++) {
+        slow->jobs[i].run = run_nothing;
+        pyl_worker_post(&first->worker, &slow->jobs[i]);
+    }
 }
 
-/* Goal: jobs get as much time as the events before them took, so that they do not pile up. */
-Test(lane, jobs_have_as_long_as_events)
+/* Returns how many slow jobs ran in the turn of an event that made so many jobs. */
+static int
+run_slow_event(int job_count)
 {
     int fds[2];
     cr_assert_eq(pyl_sim_pair(&first->worker.reactor, 0, fds), 0);
-    struct pyl_op op = {.kind = PYL_OP_POLL, .fd = fds[0], .on_complete = on_slow_event};
-    op.args.poll.events = PYL_POLL_OUT;
-    pyl_reactor_submit(&first->worker.reactor, &op);
+    struct slow_event slow = {
+        .op = {.kind = PYL_OP_POLL, .fd = fds[0], .on_complete = on_slow_event},
+        .job_count = job_count,
+    };
+    slow.op.args.poll.events = PYL_POLL_OUT;
+    pyl_reactor_submit(&first->worker.reactor, &slow.op);
     post_slow_jobs(PYL_LANE_JOBS_NS / PYL_WORKER_JOBS_STRIDE);
     fixture_turn_lane(first);
-    cr_assert(pyl_op_is_idle(&op));
-    cr_assert_eq(slow_count, 3 * PYL_WORKER_JOBS_STRIDE);
-    drop_slow_jobs();
+    cr_assert(pyl_op_is_idle(&slow.op));
+    drop_jobs();
+    return slow_count;
+}
+
+/* Goal: jobs get as much time as the events that made some took, so that they do not pile up. */
+Test(lane, jobs_have_as_long_as_events)
+{
+    cr_assert_eq(run_slow_event(3), 3 * PYL_WORKER_JOBS_STRIDE);
+    cr_assert_eq(run_slow_event(4), 3 * PYL_WORKER_JOBS_STRIDE);
+}
+
+/* Goal: events whose thread was without a core lengthen a turn by no more than the jobs they made.
+ */
+Test(lane, slow_events_that_make_few_jobs_lengthen_no_turn)
+{
+    cr_assert_eq(run_slow_event(0), PYL_WORKER_JOBS_STRIDE);
+    cr_assert_eq(run_slow_event(1), PYL_WORKER_JOBS_STRIDE);
+    cr_assert_eq(run_slow_event(2), 2 * PYL_WORKER_JOBS_STRIDE);
+}
+
+/* Goal: the same in a timed turn, whose phases are another function. */
+Test(lane, slow_events_in_a_timed_turn)
+{
+    for (int i = 1; i < PYL_SAMPLE_TURNS; i++) {
+        fixture_turn_lane(first);
+    }
+    cr_assert_eq(run_slow_event(2), 2 * PYL_WORKER_JOBS_STRIDE);
 }
