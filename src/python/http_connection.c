@@ -330,6 +330,17 @@ keep_pending(struct pyl_http_connection *connection, const uint8_t *data, size_t
     connection->pending_size = needed;
 }
 
+/* The peer had closed its side before this request began: it was behind another one. */
+static void
+end_late(struct pyl_http_connection *connection)
+{
+    if (connection->is_content_complete) {
+        pyl_http_request_set_peer_eof(connection->request);
+    } else {
+        close_connection(connection); /* nobody can complete it; the answers before it go out */
+    }
+}
+
 /* After everything that may have changed the phase. */
 static void
 settle(struct pyl_http_connection *connection)
@@ -343,6 +354,8 @@ settle(struct pyl_http_connection *connection)
         } else if (connection->server->is_draining && pyl_http1_is_between(&connection->parser)) {
             close_connection(connection);
         }
+    } else if (connection->phase == PYL_HTTP_REQUEST && connection->has_peer_eof) {
+        end_late(connection);
     }
     pyl_http_connection_update_reading(connection);
 }
