@@ -42,7 +42,7 @@ let_go(struct pyl_http_connection *connection, bool is_disconnected)
     connection->request = NULL;
     request->connection = NULL;
     request->is_disconnected |= is_disconnected;
-    atomic_store_explicit(&request->is_over, true, memory_order_relaxed);
+    atomic_store_explicit(&request->is_gone, true, memory_order_relaxed);
     pyl_http_send_discard_head(request);
     if (PYL_LIKELY(!connection->is_detached)) {
         pyl_http_wait_wake_all(request);
