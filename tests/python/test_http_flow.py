@@ -289,6 +289,30 @@ def test_client_goes_during_the_upload(run, abort):
     run(main())
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_application_fails_when_the_stream_has_failed(run, turns):
+    """The send of the first answer meets the reset, and the second request is answered with 500 before that is told."""
+    async def main():
+        async def app(scope, receive, send):
+            if scope["path"] == "/large":
+                await respond(b"x" * 300_000)(scope, receive, send)
+                return
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise ValueError("on purpose")
+
+        async with Serving(app) as server:
+            sock = socket.create_connection(server.address)
+            sock.sendall(get("/large") + get("/fail"))
+            await until(lambda: server.http.requests == 2 and server.http.connections == 0)
+            assert [str(error) for _, error in server.errors] == ["on purpose"]
+            server.errors.clear()
+
+    run(main())
+
+
 def test_client_goes_while_reading_is_stopped(run):
     """More than 64 KiB unread: the server does not read, but learns of the reset."""
     async def main():
