@@ -158,10 +158,12 @@ struct pyl_http_request {
     PyObject *held;
     PyObject
         *early; /* what the first receive() gets, made when the request was queued; as `held` */
-    /* Any thread reads the next three, relaxed. */
+    /* Any thread reads the next five, relaxed. */
     _Atomic bool has_remote_start; /* there was a head; set where it was sent */
     _Atomic bool has_early;        /* set by us, taken back by who takes the message */
-    _Atomic bool is_over;          /* receive() says http.disconnect, when `early` is gone; ours */
+    _Atomic bool is_gone;          /* `connection` is NULL; ours */
+    _Atomic bool has_peer_eof; /* the client will send no more; receive() says disconnect; ours */
+    _Atomic bool is_end_seen;  /* the application got the last http.request; set where it did */
 
     struct pyl_http_block *block; /* HELD: the response head so far */
     struct pyl_http1_response response;
@@ -171,7 +173,6 @@ struct pyl_http_request {
     bool is_content_delivered; /* the last http.request was received */
     bool is_content_complete;  /* the last byte has arrived */
     bool is_disconnected;      /* the client is gone; nothing can be sent */
-    bool has_peer_eof;         /* the client will send no more; receive() says disconnect */
     bool is_continue_owed;     /* Expect: 100-continue was not answered yet */
     bool is_flush_queued;      /* flush_job holds a reference */
     bool is_stepping;          /* inside the first step of the application */
@@ -433,9 +434,16 @@ int pyl_http_receive_begin(struct pyl_http_request *request, PyObject **ret_mess
 void pyl_http_receive_early(struct pyl_http_request *request);
 /* Takes that message: new reference or NULL. Any thread. */
 PyObject *pyl_http_receive_take_early(struct pyl_http_request *request);
-/* After a change of what `is_over` says. */
-void pyl_http_receive_note_over(struct pyl_http_request *request);
-/* What receive() gives now: 1 with a new reference to the message, 0 when it must wait, -1. */
+/* The application got the last message with content. Any thread. */
+static inline void
+pyl_http_receive_note_end(struct pyl_http_request *request)
+{
+    atomic_store_explicit(&request->is_end_seen, true, memory_order_relaxed);
+}
+/* Does receive() say http.disconnect, when `early` is gone? Any thread. */
+bool pyl_http_receive_is_over(const struct pyl_http_request *request);
+/* What receive() gives now: 1 with a new reference to the message, 2 if that is the last with
+ * content, 0 when it must wait, -1. */
 int pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message);
 
 /* http_head.c */

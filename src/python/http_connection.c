@@ -42,7 +42,7 @@ let_go(struct pyl_http_connection *connection, bool is_disconnected)
     connection->request = NULL;
     request->connection = NULL;
     request->is_disconnected |= is_disconnected;
-    atomic_store_explicit(&request->is_over, true, memory_order_relaxed);
+    atomic_store_explicit(&request->is_gone, true, memory_order_relaxed);
     pyl_http_send_discard_head(request);
     if (PYL_LIKELY(!connection->is_detached)) {
         pyl_http_wait_wake_all(request);
@@ -330,6 +330,17 @@ keep_pending(struct pyl_http_connection *connection, const uint8_t *data, size_t
     connection->pending_size = needed;
 }
 
+/* The peer had closed its side before this request began: it was behind another one. */
+static void
+end_late(struct pyl_http_connection *connection)
+{
+    if (connection->is_content_complete) {
+        pyl_http_request_set_peer_eof(connection->request);
+    } else {
+        close_connection(connection); /* nobody can complete it; the answers before it go out */
+    }
+}
+
 /* After everything that may have changed the phase. */
 static void
 settle(struct pyl_http_connection *connection)
@@ -343,6 +354,8 @@ settle(struct pyl_http_connection *connection)
         } else if (connection->server->is_draining && pyl_http1_is_between(&connection->parser)) {
             close_connection(connection);
         }
+    } else if (connection->phase == PYL_HTTP_REQUEST && connection->has_peer_eof) {
+        end_late(connection);
     }
     pyl_http_connection_update_reading(connection);
 }

@@ -26,14 +26,15 @@ take_content(struct pyl_http_request *request)
     return body;
 }
 
-void
-pyl_http_receive_note_over(struct pyl_http_request *request)
+bool
+pyl_http_receive_is_over(const struct pyl_http_request *request)
 {
-    bool is_over =
-        request->connection == NULL || (request->has_peer_eof && request->is_content_delivered);
-    atomic_store_explicit(&request->is_over, is_over, memory_order_relaxed);
+    return atomic_load_explicit(&request->is_gone, memory_order_relaxed) ||
+           (atomic_load_explicit(&request->has_peer_eof, memory_order_relaxed) &&
+            atomic_load_explicit(&request->is_end_seen, memory_order_relaxed));
 }
 
+/* 1 or, for the last one, 2; -1. */
 static int
 make_request_event(struct pyl_http_request *request, PyObject **ret_message)
 {
@@ -58,12 +59,9 @@ make_request_event(struct pyl_http_request *request, PyObject **ret_message)
         return -1;
     }
     request->is_content_delivered = is_last;
-    if (PYL_UNLIKELY(request->has_peer_eof)) {
-        pyl_http_receive_note_over(request);
-    }
     pyl_http_connection_update_reading(request->connection);
     *ret_message = message;
-    return 1;
+    return is_last ? 2 : 1;
 }
 
 int
@@ -76,7 +74,7 @@ pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message)
             (request->is_content_complete && !request->is_content_delivered)) {
             return make_request_event(request, ret_message);
         }
-        if (!request->has_peer_eof) {
+        if (!atomic_load_explicit(&request->has_peer_eof, memory_order_relaxed)) {
             return 0;
         }
     }
@@ -153,10 +151,15 @@ pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count, PyObj
         return pyl_http_remote_call(request, NULL);
     }
     PyObject *message = pyl_http_receive_take_early(request);
-    int rc = message != NULL ? 1 : pyl_http_receive_begin(request, &message);
+    int rc = message != NULL ? 2 : pyl_http_receive_begin(request, &message);
     if (rc < 0) {
         return NULL;
     }
-    return rc > 0 ? pyl_http_ready(request->server->state, message)
-                  : pyl_http_wait_new(request, true);
+    if (rc == 0) {
+        return pyl_http_wait_new(request, true);
+    }
+    if (rc == 2) {
+        pyl_http_receive_note_end(request);
+    }
+    return pyl_http_ready(request->server->state, message);
 }

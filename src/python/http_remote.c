@@ -34,6 +34,7 @@ struct http_remote {
     struct http_remote *before;    /* SEND: the HEAD that is to be served before, or NULL */
     struct pyl_http_head head;     /* HEAD: until it is served */
     bool is_away;                  /* HEAD: no longer to be sent; guarded as request->held is */
+    bool is_end;                   /* RECEIVE: the last with content; written before the result */
     struct pyl_http_waiter waiter; /* connection's view only; linked: holds a reference */
     /* In the queue of the connection's view, with a reference; the last one of the caller's. */
     struct pyl_job serve;
@@ -93,6 +94,7 @@ serve_receive(struct http_remote *remote, bool is_first)
     if (rc == 0) {
         return 0;
     }
+    remote->is_end = rc == 2;
     if (!complete(remote, message) && message != NULL) {
         pyl_http_request_take_back(request, message);
     }
@@ -397,7 +399,9 @@ static PyObject *
 receive_from(struct pyl_http_request *request, struct pyl_loop *here)
 {
     PyObject *message = pyl_http_receive_take_early(request);
-    if (message == NULL && atomic_load_explicit(&request->is_over, memory_order_relaxed)) {
+    if (message != NULL) {
+        pyl_http_receive_note_end(request);
+    } else if (pyl_http_receive_is_over(request)) {
         message = PyDict_Copy(here->state->http.disconnect_event);
         if (message == NULL) {
             return NULL;
@@ -448,18 +452,13 @@ pyl_http_remote_call(struct pyl_http_request *request, PyObject *message)
     return message == NULL ? receive_from(request, here) : send_from(request, here, message);
 }
 
-/* Nobody waits for it any more. */
+/* Nobody waits for it any more; nor does anybody want to know what it raised. */
 static void
-give_up(struct http_remote *remote, bool is_awaited)
+give_up(struct http_remote *remote)
 {
     int rc = pyl_future_finish_cancelled(&remote->future, NULL);
     if (rc < 0) {
         PyErr_WriteUnraisable((PyObject *)remote);
-    }
-    if (is_awaited) { /* whoever was told of the call knows that it failed, or does not care */
-        Py_BEGIN_CRITICAL_SECTION(remote);
-        remote->future.log_traceback = false;
-        Py_END_CRITICAL_SECTION();
     }
     Py_INCREF(remote);
     if (!pyl_loop_post(remote->request->server->loop, &remote->give_up)) {
@@ -473,7 +472,10 @@ wait_clear(PyObject *op)
     struct http_remote *remote = wait_cast(op)->remote;
     if (remote != NULL) {
         wait_cast(op)->remote = NULL;
-        give_up(remote, wait_cast(op)->is_awaited);
+        /* What was sent and never awaited goes on: if it was wrong, the future says so. */
+        if (remote->kind != SEND || wait_cast(op)->is_awaited) {
+            give_up(remote);
+        }
         Py_DECREF(remote);
     }
     return 0;
@@ -511,6 +513,9 @@ wait_am_send(PyObject *op, PyObject *value, PyObject **ret)
     }
     wait->is_awaited = true;
     PySendResult status = PyIter_Send((PyObject *)wait->remote, Py_None, ret);
+    if (status == PYGEN_RETURN && wait->remote->is_end) {
+        pyl_http_receive_note_end(wait->remote->request);
+    }
     /* An error of a future that is pending is a misuse: the call goes on. */
     if (status == PYGEN_RETURN || (status == PYGEN_ERROR && wait->remote != NULL &&
                                    pyl_future_is_done((PyObject *)wait->remote))) {
@@ -537,10 +542,19 @@ remote_clear(PyObject *op)
     return 0;
 }
 
+/* That the client is gone is no error of whoever did not ask. */
+static bool
+is_quiet(const struct pyl_future *future)
+{
+    return future->exception != NULL &&
+           PyObject_TypeCheck(future->exception, future->state->http_disconnected_type);
+}
+
 static void
 remote_dealloc(PyObject *op)
 {
     struct pyl_future *future = pyl_future_cast(op);
+    future->log_traceback &= !is_quiet(future);
     if (future->log_traceback && PyObject_CallFinalizerFromDealloc(op) < 0) {
         return; /* resurrected */
     }

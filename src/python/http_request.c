@@ -71,8 +71,7 @@ pyl_http_request_end_content(struct pyl_http_request *request)
 void
 pyl_http_request_set_peer_eof(struct pyl_http_request *request)
 {
-    request->has_peer_eof = true;
-    pyl_http_receive_note_over(request);
+    atomic_store_explicit(&request->has_peer_eof, true, memory_order_relaxed);
     pyl_http_wait_wake_all(request);
 }
 
@@ -85,7 +84,6 @@ put_back(struct pyl_http_request *request, PyObject *message)
         return PyErr_Occurred() ? -1 : 0; /* http.disconnect comes again by itself */
     }
     request->is_content_delivered = false;
-    pyl_http_receive_note_over(request);
     if (PyBytes_GET_SIZE(body) == 0) {
         return 0;
     }

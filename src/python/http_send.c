@@ -177,7 +177,7 @@ write_content(struct pyl_http_request *request, struct pyl_http_block *block, Py
     }
     writer_queue(&writer);
     if (rc < 0) { /* half a message is out: nothing sensible can follow */
-        pyl_http_connection_abort(request->connection);
+        pyl_http_connection_abort(writer.connection);
     }
     return rc;
 }
@@ -290,7 +290,9 @@ pyl_http_send_error(struct pyl_http_request *request, unsigned status, const cha
     request->response.status = (uint16_t)status;
     request->progress = PYL_HTTP_RESPONSE_COMPLETE;
     pyl_http_write_block(connection, block);
-    pyl_http_connection_respond_done(connection);
+    if (request->connection != NULL) { /* else the peer is lost, and the stream knew it first */
+        pyl_http_connection_respond_done(connection);
+    }
 }
 
 /* ---- http.response.body ---- */

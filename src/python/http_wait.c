@@ -150,10 +150,15 @@ wait_dealloc(PyObject *op)
 static int
 look(struct http_wait *wait, PyObject **ret)
 {
+    int rc;
     if (wait->waiter.is_receive) {
-        return pyl_http_receive_now(wait->request, ret);
+        rc = pyl_http_receive_now(wait->request, ret);
+        if (rc == 2) {
+            pyl_http_receive_note_end(wait->request);
+        }
+        return rc;
     }
-    int rc = pyl_http_send_check(wait->request);
+    rc = pyl_http_send_check(wait->request);
     if (rc == 0) {
         *ret = Py_NewRef(Py_None);
         return 1;

@@ -174,30 +174,34 @@ begin(struct pyl_spawned *self, struct pyl_loop *view, PyObject *coro, PyObject 
     Py_DECREF(task);
 }
 
-/* In the lane that has the strand from now on. */
+/* Begins, unless it was cancelled, `may_begin` is not set or the views end. */
 static void
-run_begin(struct pyl_job *job)
+leave_queue(struct pyl_spawned *self, struct pyl_loop *view, bool may_begin)
 {
-    struct pyl_spawned *self = PYL_CONTAINER_OF(job, struct pyl_spawned, begin);
-    struct pyl_views *views = self->future.native->views;
-    struct pyl_loop *view = pyl_views_here(views);
     PyObject *coro, *name;
-    bool may_begin;
-    pyl_strand_end(&self->strand);
     Py_BEGIN_CRITICAL_SECTION(self);
     coro = self->coro;
     self->coro = NULL;
     self->has_begun = true;
     name = Py_XNewRef(self->name);
-    may_begin = !self->is_cancel_wanted;
+    may_begin &= !self->is_cancel_wanted;
     Py_END_CRITICAL_SECTION();
-    if (may_begin && !atomic_load_explicit(&views->is_ending, memory_order_relaxed)) {
+    if (may_begin && !atomic_load_explicit(&view->views->is_ending, memory_order_relaxed)) {
         begin(self, view, coro, name);
     } else {
         finish_unbegun(self, view, coro);
     }
     Py_XDECREF(name);
     Py_DECREF(coro);
+}
+
+/* In the lane that has the strand from now on. */
+static void
+run_begin(struct pyl_job *job)
+{
+    struct pyl_spawned *self = PYL_CONTAINER_OF(job, struct pyl_spawned, begin);
+    pyl_strand_end(&self->strand);
+    leave_queue(self, pyl_views_here(self->future.native->views), true);
 }
 
 static void
@@ -266,10 +270,8 @@ pyl_loop_py_spawn(PyObject *op, PyObject *const *args, Py_ssize_t count)
     }
     Py_INCREF(self); /* the runtime's, until on_ended */
     if (pyl_runtime_spawn(&loop->views->runtime, &self->strand, &self->begin) < 0) {
+        leave_queue(self, loop, false); /* the lanes end: as what was queued before */
         Py_DECREF(self);
-        Py_DECREF(self);
-        PyErr_SetString(PyExc_RuntimeError, "the loop is shutting down");
-        return NULL;
     }
     return (PyObject *)self;
 }

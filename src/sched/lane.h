@@ -80,6 +80,14 @@ pyl_lane_count(_Atomic uint64_t *counter)
     atomic_store_explicit(counter, value + 1, memory_order_seq_cst);
 }
 
+/* Takes one back that was counted and is none. Owner. */
+static inline void
+pyl_lane_uncount(_Atomic uint64_t *counter)
+{
+    uint64_t value = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, value - 1, memory_order_seq_cst);
+}
+
 /* Returns 0 or what pyl_worker_init() returns, with the cause. Any thread. */
 PYL_NODISCARD int pyl_lane_init(struct pyl_lane *lane, struct pyl_runtime *runtime, uint32_t index,
                                 uint64_t seed, const struct pyl_reactor_options *options,

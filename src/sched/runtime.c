@@ -187,9 +187,10 @@ pyl_runtime_stop(struct pyl_runtime *runtime)
 }
 
 /*
- * Has every strand ended? Ended ones are counted first: a strand spawned by a lane in between was
- * spawned by one that had not ended at the first count, so the sums differ. Sequentially
- * consistent, so that of two lanes that end the last two strands at once, one sees both.
+ * Has every strand ended? Asked when the runtime stops. Ended ones are counted first: a strand
+ * spawned in between was spawned by one that had not ended at the first count (who else spawns is
+ * refused by then, see admit()), so the sums differ. Sequentially consistent, so that of two lanes
+ * that end the last two strands at once, one sees both.
  */
 static bool
 is_drained(struct pyl_runtime *runtime)
@@ -390,14 +391,40 @@ pyl_runtime_queue_home(struct pyl_runtime *runtime, struct pyl_strand *strand)
     }
 }
 
+/* Outside of strands a lane is as good as any other thread: nothing there keeps the runtime from
+ * being drained. */
+static bool
+is_too_late(const struct pyl_runtime *runtime, const struct pyl_lane *lane)
+{
+    return lane->current == NULL &&
+           PYL_UNLIKELY(pyl_runtime_phase_of(runtime) != PYL_RUNTIME_RUNNING);
+}
+
+/* Counts a strand of this lane, and then looks: if the phase is still RUNNING, the count comes
+ * before STOPPING in the one order of sequential consistency, and so before every is_drained(). */
+static bool
+count_spawned(struct pyl_runtime *runtime, struct pyl_lane *lane)
+{
+    if (is_too_late(runtime, lane)) {
+        return false;
+    }
+    pyl_lane_count(&lane->stats.spawned);
+    if (PYL_LIKELY(!is_too_late(runtime, lane))) {
+        return true;
+    }
+    pyl_lane_uncount(&lane->stats.spawned);
+    pyl_worker_wake(&lane->worker); /* somebody may have seen one too many: look again */
+    return false;
+}
+
 /* Counts the strand before anybody can run it, and gives it its first job. */
 static int
 admit(struct pyl_runtime *runtime, struct pyl_lane *lane, struct pyl_strand *strand,
       struct pyl_job *job)
 {
-    if (lane != NULL) {
-        pyl_lane_count(&lane->stats.spawned);
-    } else if (!pyl_injector_admit(&runtime->injector)) {
+    bool is_admitted =
+        lane != NULL ? count_spawned(runtime, lane) : pyl_injector_admit(&runtime->injector);
+    if (!is_admitted) {
         return -ECANCELED;
     }
     pyl_job_queue_push(&strand->jobs, job);

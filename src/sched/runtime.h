@@ -3,8 +3,8 @@
  *
  * The end has phases, each of which begins when the one before is complete:
  *
- *   RUNNING --pyl_runtime_stop()--> STOPPING   nothing from outside is admitted; every strand is
- * told
+ *   RUNNING --pyl_runtime_stop()--> STOPPING   only strands still spawn; every one is
+ *                                              told
  *           --the last strand ended--> DRAINED   the blocking pool is closed
  *           --pyl_runtime_join()--> ENDED        each worker drains its reactor on its own thread;
  *                                                threads are joined; memory is freed
@@ -122,7 +122,8 @@ void pyl_runtime_fini(struct pyl_runtime *runtime);
  *
  * Thread:  any.
  * Owns:    on success the runtime has the strand until on_ended.
- * Returns: 0; -ECANCELED when the runtime stops and the caller is no worker: nothing is kept.
+ * Returns: 0; -ECANCELED when the runtime stops and the caller is no job of a strand of it: nothing
+ *          is kept.
  */
 PYL_NODISCARD int pyl_runtime_spawn(struct pyl_runtime *runtime, struct pyl_strand *strand,
                                     struct pyl_job *job);

@@ -208,6 +208,50 @@ def test_half_closed_client_with_a_pipeline(run):
     run(main())
 
 
+def test_half_closed_client_with_half_a_request_in_its_pipeline(run):
+    """The end was there before the request began: it is told all the same, and the connection goes."""
+    async def main():
+        seen = []
+
+        async def app(scope, receive, send):
+            if scope["path"] == "/1":
+                assert (await receive())["type"] == "http.request"
+                assert (await receive())["type"] == "http.disconnect"
+                await respond(b"first")(scope, receive, send)
+                return
+            while not seen or seen[-1]["type"] == "http.request":
+                seen.append(await receive())
+
+        async with Serving(app) as server:
+            client = await server.connect()
+            client.write(get("/1") + get("/2", "Content-Length: 10", method="POST") + b"abc")
+            client.writer.write_eof()
+            assert (await client.response()).body == b"first"
+            assert await client.rest() == b""
+            await until(lambda: server.http.tasks == 0)
+        assert seen[-1] == {"type": "http.disconnect"}
+
+    run(main())
+
+
+def test_half_closed_client_is_over_for_its_whole_pipeline(run):
+    async def main():
+        async def app(scope, receive, send):
+            await read_body(receive)
+            assert (await receive())["type"] == "http.disconnect"
+            await respond(scope["path"].encode())(scope, receive, send)
+
+        async with Serving(app) as server:
+            client = await server.connect()
+            client.write(get("/1") + get("/2"))
+            client.writer.write_eof()
+            for path in (b"/1", b"/2"):
+                assert (await client.response()).body == path
+            assert await client.rest() == b""
+
+    run(main())
+
+
 @pytest.mark.parametrize("request_bytes", [b"", b"GET / HT", get() + b"GET"])
 def test_close_between_requests(run, request_bytes):
     async def main():
@@ -241,6 +285,30 @@ def test_client_goes_during_the_upload(run, abort):
                 client.writer.write_eof()  # nobody can complete this request
             await until(lambda: server.http.tasks == 0)
         assert [message["type"] for message in seen] == ["http.request", "http.disconnect"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_application_fails_when_the_stream_has_failed(run, turns):
+    """The send of the first answer meets the reset, and the second request is answered with 500 before that is told."""
+    async def main():
+        async def app(scope, receive, send):
+            if scope["path"] == "/large":
+                await respond(b"x" * 300_000)(scope, receive, send)
+                return
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise ValueError("on purpose")
+
+        async with Serving(app) as server:
+            sock = socket.create_connection(server.address)
+            sock.sendall(get("/large") + get("/fail"))
+            await until(lambda: server.http.requests == 2 and server.http.connections == 0)
+            assert [str(error) for _, error in server.errors] == ["on purpose"]
+            server.errors.clear()
 
     run(main())
 

@@ -1,11 +1,13 @@
 """Parallel mode: how it ends."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 
 import parallel_kit
 import pytest
@@ -294,3 +296,34 @@ def test_ctrl_c_ends_everything():
             print("interrupted")
     """)
     assert done.stdout.split() == ["ended"] * 3 + ["interrupted"]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_what_is_spawned_while_the_lanes_end_is_let_go(backend, workers):
+    """Callbacks spawn up to their lane's last turn; close() forgets none of the coroutines."""
+    class Argument:
+        pass
+
+    async def late(argument):
+        pass
+
+    def spawn_again(view):
+        argument = Argument()
+        alive.add(argument)
+        pyloop.spawn(late(argument))
+        view.call_soon(spawn_again, view)
+
+    async def begin():
+        spawn_again(asyncio.get_running_loop())
+
+    async def main():
+        await parallel_kit.there(begin(), workers - 2)
+
+    alive = weakref.WeakSet()
+    for _ in range(20):
+        loop = pyloop.Loop(backend=backend, parallel=True, workers=workers)
+        loop.run_until_complete(main())
+        loop.close()
+    del loop
+    gc.collect()
+    assert not alive

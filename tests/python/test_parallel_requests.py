@@ -73,7 +73,7 @@ def test_requests_of_one_turn_run_on_two_lanes(run, count):
 
 def test_requests_that_do_not_wait_begin_in_their_event(run):
     async def main():
-        async with Serving(respond()) as server:
+        async with Serving(respond(), _behind_ns=TIMEOUT * 10**9) as server:  # however busy the machine is
             client = await server.connect()
             for _ in range(20):
                 await client.fetch(get())
@@ -450,6 +450,63 @@ def test_a_cancelled_receive_loses_nothing(run):
             assert (await client.response()).body == sent
             client.abort()
     run(main())
+
+
+def test_content_that_was_let_go_comes_before_the_disconnect(run):
+    """The client has closed its side, and the last content was on its way to somebody who did not look."""
+    async def main():
+        began = []
+
+        async def app(scope, receive, send):
+            assert (await receive())["body"] == b"abc"
+            first, second = receive(), receive()
+            began.append(None)
+            assert (await second)["type"] == "http.disconnect"  # so the first one has got the content
+            is_standing, gate = threading.Event(), threading.Event()
+            view()._first_view.call_soon_threadsafe(lambda: (is_standing.set(), gate.wait(TIMEOUT)))
+            assert is_standing.wait(TIMEOUT)
+            first.close()
+            third = receive()
+            gate.set()
+            assert await third == {"type": "http.request", "body": b"def", "more_body": False}
+            assert (await receive())["type"] == "http.disconnect"
+            await respond()(scope, receive, send)
+
+        async with Stolen(app) as server:
+            client = await server.connect()
+            client.write(get("/", "Content-Length: 6", method="POST") + b"abc")
+            await until(lambda: began)
+            client.write(b"def")
+            client.writer.write_eof()
+            assert (await client.response()).body == b"ok"
+    run(main())
+
+
+def test_sends_that_nobody_awaits(backend):
+    """What is wrong with one is reported; that the client is gone is not."""
+    async def main():
+        async def app(scope, receive, send):
+            if scope["path"] == "/wrong":
+                send({"type": "other"})
+                await respond()(scope, receive, send)
+                return
+            await receive()
+            await receive()
+            for message in (START, {"type": "http.response.body", "body": b"late"}):
+                send(message)
+
+        async with Stolen(app) as server:
+            assert (await server.fetch(get("/wrong"))).body == b"ok"
+            client = await server.connect()
+            client.write(get())
+            await until(lambda: server.http.tasks == 1)
+            client.abort()
+            await until(lambda: server.http.tasks == 0)
+            server.errors.clear()
+
+    with parallel_kit.parallel_runner(backend) as (runner, reports):
+        runner.run(main())
+    assert [str(report["exception"]) for report in reports] == ["Unexpected ASGI message 'other'"]
 
 
 def test_two_receivers_and_a_coroutine(run):

@@ -78,6 +78,32 @@ Test(runtime, stopping_runtime_refuses)
     cr_assert_eq(strands[0].runs, 0);
 }
 
+struct late_spawn {
+    struct pyl_job job;
+    int rc;
+};
+
+static void
+run_late_spawn(struct pyl_job *job)
+{
+    struct late_spawn *late = PYL_CONTAINER_OF(job, struct late_spawn, job);
+    counted_init(&strands[0], true);
+    late->rc = pyl_runtime_spawn(&runtime, &strands[0].strand, &strands[0].job);
+}
+
+/* Goal: nor from a lane that runs no strand, for whose callbacks the end does not wait. */
+Test(runtime, stopping_runtime_refuses_callbacks)
+{
+    struct late_spawn late = {.job = {.run = run_late_spawn}, .rc = 1};
+    fixture_open_runtime(&runtime, 2);
+    pyl_worker_post(&runtime.lanes[0].worker, &late.job);
+    pyl_runtime_stop(&runtime);
+    fixture_turn_lane(&runtime.lanes[0]);
+    cr_assert_eq(late.rc, -ECANCELED);
+    fixture_end_runtime(&runtime);
+    cr_assert_eq(strands[0].runs, 0);
+}
+
 struct parent {
     struct counted_strand counted;
     struct counted_strand *children;
