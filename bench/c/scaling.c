@@ -79,17 +79,12 @@ pass(uint32_t index, int64_t duration_ns)
 /* ---- what is run ---- */
 
 static void
-on_stop(struct pyl_strand *strand)
-{
-}
-
-static void
 on_ended(struct pyl_strand *strand)
 {
     world.ended++;
 }
 
-static const struct pyl_strand_ops ops = {on_stop, on_ended};
+static const struct pyl_strand_ops ops = {NULL, on_ended};
 
 static void run_step(struct pyl_job *job);
 

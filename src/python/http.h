@@ -440,6 +440,9 @@ pyl_http_receive_note_end(struct pyl_http_request *request)
 {
     atomic_store_explicit(&request->is_end_seen, true, memory_order_relaxed);
 }
+/* What receive() gave, and nobody looked at, comes first again. Any thread; but content that more
+ * follows is lost where it is let go outside of the connection's thread. */
+void pyl_http_receive_give_back(struct pyl_http_request *request, PyObject *message, bool is_last);
 /* Does receive() say http.disconnect, when `early` is gone? Any thread. */
 bool pyl_http_receive_is_over(const struct pyl_http_request *request);
 /* What receive() gives now: 1 with a new reference to the message, 2 if that is the last with
@@ -498,9 +501,9 @@ void pyl_http_send_run_flush(struct pyl_job *job);
 
 /* The awaitables of receive and send. */
 int pyl_http_wait_types_add(PyObject *module, struct pyl_state *state);
-/* An awaitable, also a Coroutine by its methods, that is done with `value` (stolen; NULL passes).
- */
-PyObject *pyl_http_ready(struct pyl_state *state, PyObject *value);
+/* A receive() that is done with `message` (stolen), `is_last` as pyl_http_receive_note_end(): an
+ * awaitable, also a Coroutine by its methods. Any thread. */
+PyObject *pyl_http_ready(struct pyl_http_request *request, PyObject *message, bool is_last);
 /* One that waits until receive() has a message, or send() room. */
 PyObject *pyl_http_wait_new(struct pyl_http_request *request, bool is_receive);
 bool pyl_http_wait_has_receiver(const struct pyl_http_request *request);

@@ -84,6 +84,16 @@ pyl_http_receive_now(struct pyl_http_request *request, PyObject **ret_message)
 
 /* ---- ahead of the application ---- */
 
+/* Takes over the reference. */
+static void
+set_early(struct pyl_http_request *request, PyObject *message)
+{
+    Py_BEGIN_CRITICAL_SECTION(request);
+    Py_XSETREF(request->early, message);
+    Py_END_CRITICAL_SECTION();
+    atomic_store_explicit(&request->has_early, true, memory_order_relaxed);
+}
+
 void
 pyl_http_receive_early(struct pyl_http_request *request)
 {
@@ -95,10 +105,7 @@ pyl_http_receive_early(struct pyl_http_request *request)
         PyErr_Clear(); /* then it comes when it is asked for */
         return;
     }
-    Py_BEGIN_CRITICAL_SECTION(request);
-    request->early = message;
-    Py_END_CRITICAL_SECTION();
-    atomic_store_explicit(&request->has_early, true, memory_order_relaxed);
+    set_early(request, message);
 }
 
 PyObject *
@@ -113,6 +120,19 @@ pyl_http_receive_take_early(struct pyl_http_request *request)
         atomic_store_explicit(&request->has_early, false, memory_order_relaxed);
     }
     return message;
+}
+
+void
+pyl_http_receive_give_back(struct pyl_http_request *request, PyObject *message, bool is_last)
+{
+    if (is_last) {
+        atomic_store_explicit(&request->is_end_seen, false, memory_order_relaxed);
+    }
+    if (pyl_http_request_is_here(request)) {
+        pyl_http_request_take_back(request, message);
+    } else if (is_last) {
+        set_early(request, Py_NewRef(message)); /* there is nothing behind it */
+    }
 }
 
 /* ---- the call ---- */
@@ -161,5 +181,5 @@ pyl_http_receive_call(PyObject *self, PyObject *const *args, size_t count, PyObj
     if (rc == 2) {
         pyl_http_receive_note_end(request);
     }
-    return pyl_http_ready(request->server->state, message);
+    return pyl_http_ready(request, message, rc == 2);
 }

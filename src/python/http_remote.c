@@ -399,7 +399,8 @@ static PyObject *
 receive_from(struct pyl_http_request *request, struct pyl_loop *here)
 {
     PyObject *message = pyl_http_receive_take_early(request);
-    if (message != NULL) {
+    bool is_last = message != NULL;
+    if (is_last) {
         pyl_http_receive_note_end(request);
     } else if (pyl_http_receive_is_over(request)) {
         message = PyDict_Copy(here->state->http.disconnect_event);
@@ -408,7 +409,7 @@ receive_from(struct pyl_http_request *request, struct pyl_loop *here)
         }
     }
     if (message != NULL) { /* at once, as at home: some ask without waiting */
-        return pyl_http_ready(here->state, message);
+        return pyl_http_ready(request, message, is_last);
     }
     pyl_http_remote_flush(request); /* it was sent before */
     return wait_new(remote_new(request, here, RECEIVE));

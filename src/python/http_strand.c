@@ -211,19 +211,13 @@ run_begin(struct pyl_job *job)
 }
 
 static void
-strand_on_stop(struct pyl_strand *strand)
-{
-    /* Its one job sees views->is_ending. */
-}
-
-static void
 strand_on_ended(struct pyl_strand *strand)
 {
     Py_DECREF(PYL_CONTAINER_OF(strand, struct pyl_http_strand, strand));
 }
 
 static const struct pyl_strand_ops strand_ops = {
-    .on_stop = strand_on_stop,
+    .on_stop = NULL, /* its one job sees views->is_ending */
     .on_ended = strand_on_ended,
 };
 

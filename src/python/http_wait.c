@@ -2,8 +2,8 @@
  * http_wait.c - what receive() and send() return: an awaitable that is done, and one that waits.
  *
  * Both have a coroutine's methods, because applications hand them to create_task() and wait_for().
- * The message is taken from the request at the moment the waiter runs again, so a cancelled
- * receive() loses nothing.
+ * A cancelled receive() loses nothing: one that waits takes the message from the request at the
+ * moment it runs again, and one that is done gives back a message that nobody has looked at.
  */
 #include "python/http.h"
 
@@ -15,28 +15,43 @@
 struct http_ready {
     PyObject_HEAD
     struct pyl_state *state; /* kept alive by the type */
-    PyObject *value;         /* NULL: given away */
+    struct pyl_http_request *request;
+    PyObject *message; /* NULL: given away */
+    bool is_last;      /* with content */
 };
+
+static struct http_ready *
+ready_of(PyObject *op)
+{
+    return (struct http_ready *)(void *)op;
+}
 
 static PySendResult
 ready_am_send(PyObject *op, PyObject *value, PyObject **ret)
 {
-    struct http_ready *ready = (struct http_ready *)(void *)op;
+    struct http_ready *ready = ready_of(op);
     (void)value;
-    if (ready->value == NULL) {
+    if (ready->message == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited receive()");
         *ret = NULL;
         return PYGEN_ERROR;
     }
-    *ret = ready->value;
-    ready->value = NULL;
+    *ret = ready->message;
+    ready->message = NULL;
     return PYGEN_RETURN;
 }
 
 static int
 ready_clear(PyObject *op)
 {
-    Py_CLEAR(((struct http_ready *)(void *)op)->value);
+    struct http_ready *ready = ready_of(op);
+    PyObject *message = ready->message;
+    if (message != NULL) {
+        ready->message = NULL;
+        pyl_http_receive_give_back(ready->request, message, ready->is_last);
+        Py_DECREF(message);
+    }
+    Py_CLEAR(ready->request);
     return 0;
 }
 
@@ -44,16 +59,22 @@ static int
 ready_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(((struct http_ready *)(void *)op)->value);
+    Py_VISIT((PyObject *)ready_of(op)->request);
+    Py_VISIT(ready_of(op)->message);
     return 0;
 }
 
 static void
 ready_dealloc(PyObject *op)
 {
-    struct pyl_state *state = ((struct http_ready *)(void *)op)->state;
+    struct pyl_state *state = ready_of(op)->state;
     PyObject_GC_UnTrack(op);
-    (void)ready_clear(op);
+    if (PYL_UNLIKELY(ready_of(op)->message != NULL)) {
+        PyObject *saved = PyErr_GetRaisedException();
+        (void)ready_clear(op);
+        pyl_restore_exception(saved);
+    }
+    Py_CLEAR(ready_of(op)->request);
     pyl_freelist_free(pyl_freelist_of(state, PYL_FREELIST_HTTP_READY), op);
 }
 
@@ -78,19 +99,19 @@ static PyType_Spec ready_spec = {
 };
 
 PyObject *
-pyl_http_ready(struct pyl_state *state, PyObject *value)
+pyl_http_ready(struct pyl_http_request *request, PyObject *message, bool is_last)
 {
-    if (value == NULL) {
-        return NULL;
-    }
+    struct pyl_state *state = request->server->state;
     struct http_ready *ready = (struct http_ready *)(void *)pyl_freelist_new(
         pyl_freelist_of(state, PYL_FREELIST_HTTP_READY), state->http_ready_type);
     if (ready == NULL) {
-        Py_DECREF(value);
+        Py_DECREF(message);
         return NULL;
     }
     ready->state = state;
-    ready->value = value;
+    ready->request = (struct pyl_http_request *)Py_NewRef((PyObject *)request);
+    ready->message = message;
+    ready->is_last = is_last;
     PyObject_GC_Track(ready);
     return (PyObject *)ready;
 }

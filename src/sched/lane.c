@@ -79,12 +79,20 @@ choose_home(struct pyl_lane *lane, struct pyl_strand *strand)
 }
 
 static void
+tell_stop(struct pyl_strand *strand)
+{
+    if (strand->ops->on_stop != NULL) {
+        strand->ops->on_stop(strand);
+    }
+}
+
+static void
 move_in(struct pyl_lane *lane, struct pyl_strand *strand)
 {
     strand->job.run = run_at_home;
     pyl_list_append(&lane->strands, &strand->live);
     if (lane->is_stop_told) {
-        strand->ops->on_stop(strand);
+        tell_stop(strand);
     }
 }
 
@@ -403,7 +411,7 @@ pyl_lane_tell_stop(struct pyl_lane *lane)
         struct pyl_strand *strand = PYL_CONTAINER_OF(lane->strands.next, struct pyl_strand, live);
         pyl_list_remove(&strand->live);
         pyl_list_append(&told, &strand->live);
-        strand->ops->on_stop(strand);
+        tell_stop(strand);
     }
     pyl_list_move_all(&lane->strands, &told);
 }

@@ -29,7 +29,8 @@ struct pyl_strand;
 
 struct pyl_strand_ops {
     /* The runtime stops: the strand is to end soon by pyl_strand_end(). On its home, between two
-     * jobs, once; before the first job of a strand that had not begun. May post. */
+     * jobs, once; before the first job of a strand that had not begun. May post. NULL: it ends by
+     * itself. */
     void (*on_stop)(struct pyl_strand *strand);
     /* Last call, on its home: the memory is the callee's. */
     void (*on_ended)(struct pyl_strand *strand);

@@ -163,6 +163,21 @@ def respond(body=b"ok", status=200, headers=()):
     return app
 
 
+def stuck(ended):
+    """An application that never ends by itself, with "/started" in the middle of its response; notes the path then."""
+
+    async def app(scope, receive, send):
+        try:
+            if scope["path"] == "/started":
+                await send({"type": "http.response.start", "status": 200})
+                await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await asyncio.sleep(100)
+        finally:
+            ended.append(scope["path"])
+
+    return app
+
+
 async def echo(scope, receive, send):
     """Sends the content back as it comes."""
     await send({"type": "http.response.start", "status": 200, "headers": []})

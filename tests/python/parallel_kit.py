@@ -29,6 +29,16 @@ def parallel_runner(backend, *, workers=2, debug=False):
         yield runner, reports
 
 
+def checked_run(backend, workers):
+    """run(main): the result of main() on a fresh loop; nothing may have been reported."""
+    def run(main):
+        with parallel_runner(backend, workers=workers) as (runner, reports):
+            result = runner.run(main)
+        assert reports == []
+        return result
+    return run
+
+
 class Stolen(httpkit.Serving):
     """Serves in the first view; every request is queued as a strand, and each is begun by another lane.
 

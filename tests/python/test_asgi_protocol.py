@@ -136,6 +136,56 @@ def test_cancelled_receive_loses_nothing(run):
     run(main())
 
 
+async def cancelled_before_its_first_step(receive):
+    task = asyncio.create_task(receive())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def dropped(receive):
+    receive()
+
+
+async def closed(receive):
+    receive().close()
+
+
+@pytest.mark.parametrize("let_go", [cancelled_before_its_first_step, dropped, closed])
+@pytest.mark.parametrize("pieces", [(b"",), (b"abc",), (b"abc", b"def")])
+def test_receive_that_nobody_looked_at_loses_nothing(run, let_go, pieces):
+    """What is there already comes again: as much at once, and the end of it once."""
+    async def main():
+        following = asyncio.Event()
+
+        async def app(scope, receive, send):
+            content = b""
+            while True:
+                await let_go(receive)
+                message = await receive()
+                content += message["body"]
+                if not message["more_body"]:
+                    break
+                following.set()
+                while len(content) < len(pieces[0]):  # it may come divided
+                    content += (await receive())["body"]
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(receive(), 0.01)  # not the same once more, nor a disconnect
+            await respond(content)(scope, receive, send)
+
+        async with Serving(app) as server:
+            client = await server.connect()
+            whole = b"".join(pieces)
+            client.write(get("/", f"Content-Length: {len(whole)}", method="POST") + pieces[0])
+            if len(pieces) > 1:
+                await following.wait()
+                client.write(pieces[1])
+            assert (await client.response()).body == whole
+            assert (await server.fetch(post(b"next"))).body == b"next"  # the connection's parser is sound
+
+    run(main())
+
+
 def test_receive_and_send_from_other_tasks(run):
     async def main():
         async def app(scope, receive, send):

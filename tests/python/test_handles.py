@@ -306,7 +306,7 @@ def test_thread_safe_handle_from_its_own_thread(blocking_loop):
     assert "ThreadSafe" in type(handle).__name__
 
 
-@pytest.mark.skipif(not hasattr(asyncio.events, "_ThreadSafeHandle"), reason="Python 3.14")
+@pytest.mark.skipif(not hasattr(asyncio.events, "_ThreadSafeHandle"), reason="asyncio has it from 3.14 on")
 def test_thread_safe_handle_identity(loop):
     assert isinstance(loop.call_soon_threadsafe(callback), asyncio.events._ThreadSafeHandle)
 

@@ -6,7 +6,7 @@ import socket
 import weakref
 
 import pytest
-from httpkit import Serving, get, respond, until
+from httpkit import Serving, get, respond, stuck, until
 
 from pyloop import _core
 
@@ -86,16 +86,7 @@ def test_cancel_and_abort(run):
     async def main():
         ended = []
 
-        async def app(scope, receive, send):
-            try:
-                if scope["path"] == "/started":
-                    await send({"type": "http.response.start", "status": 200})
-                    await send({"type": "http.response.body", "body": b"a", "more_body": True})
-                await asyncio.sleep(100)
-            finally:
-                ended.append(scope["path"])
-
-        async with Serving(app) as server:
+        async with Serving(stuck(ended)) as server:
             first, second = await server.connect(), await server.connect()
             first.write(get())
             second.write(get("/started"))

@@ -452,7 +452,7 @@ def test_module_has_no_other_attributes():
         pyloop.nonsense
 
 
-@pytest.mark.skipif(not hasattr(sys, "_is_gil_enabled"), reason="Python 3.13")
+@pytest.mark.skipif(not hasattr(sys, "_is_gil_enabled"), reason="sys._is_gil_enabled() came with 3.13")
 def test_import_leaves_the_gil_off():
     result = in_child("import sys, sysconfig, pyloop; "
                       "print(sys._is_gil_enabled() == (not sysconfig.get_config_var('Py_GIL_DISABLED')))",

@@ -17,12 +17,7 @@ VARIABLE = contextvars.ContextVar("VARIABLE", default="nothing")
 @pytest.fixture(params=[1, 2, 3])
 def run(request, backend):
     """run(main()) with 1, 2 and 3 workers; nothing may have been reported."""
-    def run_main(main):
-        with parallel_kit.parallel_runner(backend, workers=request.param) as (runner, reports):
-            result = runner.run(main)
-        assert reports == []
-        return result
-    return run_main
+    return parallel_kit.checked_run(backend, request.param)
 
 
 @pytest.fixture

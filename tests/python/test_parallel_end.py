@@ -235,7 +235,7 @@ def test_a_forked_child_has_no_loop():
 
 
 @pytest.mark.skipif(os.environ.get("PYLOOP_SANITIZED") == "1" or not parallel_kit.HAS_GIL,
-                    reason="see above; without a GIL the child may find any lock held")
+                    reason="a fork while other threads run Python: ASan's lock, and without a GIL any, may stay held")
 @pytest.mark.parametrize(("lane", "status"), [(0, 7), (1, 0)])
 def test_a_forked_child_waits_for_nobody(lane, status):
     """In the child only one lane has a thread; to the others it would pass the GIL for ever."""

@@ -22,12 +22,7 @@ TIMEOUT = httpkit.TIMEOUT
 
 @pytest.fixture(params=[2, 3])
 def run(request, backend):
-    def run_main(main):
-        with parallel_kit.parallel_runner(backend, workers=request.param) as (runner, reports):
-            result = runner.run(main)
-        assert reports == []
-        return result
-    return run_main
+    return parallel_kit.checked_run(backend, request.param)
 
 
 def view():
@@ -449,6 +444,28 @@ def test_a_cancelled_receive_loses_nothing(run):
                 await asyncio.sleep(0)
             assert (await client.response()).body == sent
             client.abort()
+    run(main())
+
+
+@pytest.mark.parametrize("body", [b"", b"abc"])
+def test_what_was_there_and_not_looked_at_comes_again(run, body):
+    """The whole content is there when the request is queued, and waits where it is run."""
+    async def main():
+        async def app(scope, receive, send):
+            task = asyncio.create_task(receive())
+            task.cancel()  # before its first step
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            receive().close()
+            assert await receive() == {"type": "http.request", "body": body, "more_body": False}
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(receive(), 0.01)
+            await respond(body)(scope, receive, send)
+
+        async with Stolen(app) as server:
+            client = await server.connect()
+            client.write(get("/", f"Content-Length: {len(body)}", method="POST") + body)
+            assert (await client.response()).body == body
     run(main())
 
 

@@ -8,7 +8,7 @@ import time
 
 import parallel_kit
 import pytest
-from httpkit import TIMEOUT, Serving, echo, get, post, read_body, respond, until
+from httpkit import TIMEOUT, Serving, echo, get, post, read_body, respond, stuck, until
 from parallel_kit import Stolen, answer, several
 
 import pyloop
@@ -18,11 +18,7 @@ START = {"type": "http.response.start", "status": 200}
 
 @pytest.fixture(params=[2, 3])
 def run(request, backend):
-    def run_main(main):
-        with parallel_kit.parallel_runner(backend, workers=request.param) as (runner, reports):
-            runner.run(main)
-        assert reports == []
-    return run_main
+    return parallel_kit.checked_run(backend, request.param)
 
 
 def view():
@@ -33,16 +29,7 @@ def test_cancel(run):
     async def main():
         ended = []
 
-        async def app(scope, receive, send):
-            try:
-                if scope["path"] == "/started":
-                    await send(START)
-                    await send({"type": "http.response.body", "body": b"a", "more_body": True})
-                await asyncio.sleep(100)
-            finally:
-                ended.append(scope["path"])
-
-        async with Stolen(app) as server:
+        async with Stolen(stuck(ended)) as server:
             first, second = await server.connect(), await server.connect()
             first.write(get())
             second.write(get("/started"))

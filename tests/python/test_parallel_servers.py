@@ -16,11 +16,8 @@ CONNECTIONS = 8
 
 @pytest.fixture(params=[2, 3])
 def run(request, backend):
-    def run_main(main):
-        with parallel_kit.parallel_runner(backend, workers=request.param) as (runner, reports):
-            runner.run(main(request.param))
-        assert reports == []
-    return run_main
+    run_main = parallel_kit.checked_run(backend, request.param)
+    return lambda main: run_main(main(request.param))
 
 
 def here():

@@ -40,17 +40,11 @@ run_circling(struct pyl_job *job)
 }
 
 static void
-on_stop(struct pyl_strand *strand)
-{
-    /* `is_ending` is set by then. */
-}
-
-static void
 on_ended(struct pyl_strand *strand)
 {
 }
 
-static const struct pyl_strand_ops circling_ops = {on_stop, on_ended};
+static const struct pyl_strand_ops circling_ops = {NULL, on_ended};
 
 /* ---- the two tasks ---- */
 

@@ -44,12 +44,6 @@ member_count(struct member *member)
 }
 
 static void
-member_on_stop(struct pyl_strand *strand)
-{
-    /* It ends by itself: all that it waits for is on its way. */
-}
-
-static void
 member_on_ended(struct pyl_strand *strand)
 {
     struct member *member = PYL_CONTAINER_OF(strand, struct member, strand);
@@ -61,7 +55,7 @@ member_on_ended(struct pyl_strand *strand)
     atomic_fetch_sub(&alive, 1);
 }
 
-static const struct pyl_strand_ops member_ops = {member_on_stop, member_on_ended};
+static const struct pyl_strand_ops member_ops = {NULL, member_on_ended};
 
 static struct member *
 member_new(uint32_t expected, pyl_job_fn *first)

@@ -28,19 +28,13 @@ run_late(struct pyl_job *job)
 }
 
 static void
-on_stop(struct pyl_strand *strand)
-{
-    /* Its one job ends it. */
-}
-
-static void
 on_ended(struct pyl_strand *strand)
 {
     pyl_free(PYL_CONTAINER_OF(strand, struct late, strand));
     atomic_fetch_sub(&alive, 1);
 }
 
-static const struct pyl_strand_ops late_ops = {on_stop, on_ended};
+static const struct pyl_strand_ops late_ops = {NULL, on_ended};
 
 /* Between two turns, as a callback would inside one. The next turn does not block. */
 static void
